@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_number', 'check_range', 'check_choice', 'as_size', 'check_images', 'as_float', 'random_state',
-           'set_random_state', 'keep_random']
+           'set_random_state', 'keep_random', 'write_whole']
 
-# %% ../nbs/core.ipynb #279b0010
-import contextlib, difflib, numbers, random
+# %% ../nbs/core.ipynb #b6312db1
+import contextlib, difflib, numbers, os, random
+from pathlib import Path
 import numpy as np, torch
 
 # %% ../nbs/core.ipynb #b13b30ff
@@ -84,19 +85,23 @@ def as_float(x:torch.Tensor, # pictures, uint8 in 0..255 or floating point
     "Pictures as floating point in [0,1]"
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
-# %% ../nbs/core.ipynb #ed0ad3dc
+# %% ../nbs/core.ipynb #24eacac8
 def random_state(device='cpu', # a GPU's own generator is included
                 )->dict: # tensors and tuples, fit for torch.save
     "The state of Python's, numpy's, torch's and the device's random numbers"
     device = torch.device(device)
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+    name, keys, *rest = np.random.get_state()
+    return dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest), torch=torch.get_rng_state(),
                 cuda=torch.cuda.get_rng_state(device) if device.type == 'cuda' else None)
 
 def set_random_state(state:dict, # from `random_state`
                      device='cpu', # where the device's part belongs
                     ):
     "Put back what `random_state` returned"
-    random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'].cpu())
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
     if state['cuda'] is not None and torch.device(device).type == 'cuda': torch.cuda.set_rng_state(state['cuda'].cpu(), device)
 
 @contextlib.contextmanager
@@ -109,3 +114,14 @@ def keep_random(seed:int=None, # draw from this seed inside, None to draw on
         if seed is not None: random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
         yield
     finally: set_random_state(state, device)
+
+# %% ../nbs/core.ipynb #14472b9b
+def write_whole(path, # where the file belongs
+                write, # a function of a path that writes it
+               )->Path: # `path`
+    "Write a file to a neighbour first, then move it into place: killed in the middle, the old one is still there"
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
+    write(part)
+    os.replace(part, path)
+    return path

@@ -97,7 +97,7 @@ def decode(data, # a path, or the bytes of a picture
         image = image.resize(size[::-1], Image.Resampling.BILINEAR, box=part)
     return np.asarray(image), fit, full
 
-# %% ../nbs/00_data.ipynb #935a34eb
+# %% ../nbs/00_data.ipynb #15c8870f
 def _decode_all(items, names, size, method, workers=None):
     "Decode in threads -> (uint8 [n,3,H,W], kept row numbers, fits, full sizes, skipped)"
     def one(i):
@@ -116,15 +116,16 @@ def _decode_all(items, names, size, method, workers=None):
         warnings.warn(f'{len(skipped)} of {len(items)} pictures skipped: {first}{"; ..." if len(skipped) > 3 else ""}', stacklevel=3)
     return image[:len(kept)].clone() if len(kept) < len(items) else image, kept, fits, full, skipped
 
-def _common_size(items, size):
-    "The wanted (height, width): `size`, else the pictures' own when the first few share one, else 128"
+def _common_size(items, size, at_most=None):
+    "The wanted (height, width): `size`, else the pictures' own when the first few share one no larger than `at_most`, else `at_most` or 128"
     if size is not None: return as_size(size)
     seen = set()
     for data in items[:64]:
         try:
             with Image.open(io.BytesIO(data) if isinstance(data, (bytes, bytearray)) else data) as f: seen.add(f.size[::-1])
         except Exception: pass
-    return seen.pop() if len(seen) == 1 else (128, 128)
+    own, most = seen.pop() if len(seen) == 1 else None, as_size(at_most or 128, 'at_most')
+    return own if own and (at_most is None or min(own) <= min(most)) else most
 
 def load_folder(path, # a folder of pictures, or of one folder per class
                 size=None, # pixels, an int or (height, width); the pictures' own when they share one, else 128
@@ -140,7 +141,7 @@ def load_folder(path, # a folder of pictures, or of one folder per class
     inside = [len(f.relative_to(path).parts) > 1 for f in files]
     if labels is None: labels = all(inside) and (classes is not None or len({f.parent for f in files}) > 1)
     if labels and not all(inside): raise ValueError(f'labels=True: {inside.count(False)} of {len(files)} pictures lie in no class folder, the first is {files[inside.index(False)].name}')
-    image, kept, _, _, skipped = _decode_all(files, [str(f.relative_to(path)) for f in files], _common_size(files, size), method)
+    image, kept, _, _, skipped = _decode_all(files, [str(f.relative_to(path)) for f in files], _common_size(files, size, at_most), method)
     label = None
     if labels:
         names = [files[i].parent.name for i in kept]
@@ -148,7 +149,7 @@ def load_folder(path, # a folder of pictures, or of one folder per class
         label = torch.tensor([classes.index(o) for o in names])
     return Pictures(image, label, classes if labels else None, name=path.name, skipped=skipped)
 
-# %% ../nbs/00_data.ipynb #d269173a
+# %% ../nbs/00_data.ipynb #f2740289
 def _class_names(schema, labels):
     "Names of the classes from the schema's `huggingface` metadata, else numbers"
     info = json.loads((schema.metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -158,6 +159,7 @@ def _class_names(schema, labels):
 def load_parquet(path, # one file, or a list of shards
                  size=None, # pixels, an int or (height, width); the pictures' own when they share one, else 128
                  method:str='crop', # how to get there: 'crop', 'squish' or 'pad'
+                 at_most=None, # without `size`: pictures larger than this are reduced to it
                 )->Pictures:
     "Decode image parquet into memory: bytes, label, caption (the first, where there are several), box ([x0,y0,x1,y1] in pixels)"
     shards = [Path(o) for o in ([path] if isinstance(path, (str, Path)) else path)]
@@ -167,7 +169,7 @@ def load_parquet(path, # one file, or a list of shards
     if 'image' not in names: raise ValueError(f"source={str(shards[0])!r}: a column 'image' is needed, got {', '.join(names)}")
     items = [o['bytes'] if isinstance(o, dict) else o for o in table['image'].to_pylist()]
     items = [b'' if o is None else o for o in items]
-    image, kept, fits, full, skipped = _decode_all(items, [f'row {i}' for i in range(len(items))], _common_size(items, size), method)
+    image, kept, fits, full, skipped = _decode_all(items, [f'row {i}' for i in range(len(items))], _common_size(items, size, at_most), method)
     column = lambda k: [v for v in (lambda c: [c[i] for i in kept])(table[k].to_pylist())] if k in names else None
     label, caption, box = column('label'), column('caption'), column('box')
     if label is not None:
@@ -185,7 +187,7 @@ def load_parquet(path, # one file, or a list of shards
     classes = _class_names(tables[0].schema, label) if label is not None else None
     return Pictures(image, label, classes, caption, box, shards[0].parent.name if len(shards) > 1 else shards[0].stem, skipped)
 
-# %% ../nbs/00_data.ipynb #cf434207
+# %% ../nbs/00_data.ipynb #ccb6f799
 class ResidentLoader(DataLoader):
     "A fastai `DataLoader` over `Pictures` that lie on the device as uint8; batches are (image, label) or (image,)"
     def __init__(self, dataset, bs=256, shuffle=False, drop_last=False, device=None, **kwargs):
@@ -196,7 +198,8 @@ class ResidentLoader(DataLoader):
         self._place()
 
     def _place(self):
-        self.image = self.dataset.image.to(self.device)
+        "The data set's own tensors move, so that a second loader over it finds them there"
+        self.dataset.image = self.image = self.dataset.image.to(self.device)
         self.label = None if self.dataset.label is None else self.dataset.label.to(self.device)
 
     def to(self, device):
@@ -215,7 +218,7 @@ class ResidentLoader(DataLoader):
             i = torch.tensor(ids, device=self.image.device)
             yield (self.image[i],) if self.label is None else (self.image[i], self.label[i])
 
-# %% ../nbs/00_data.ipynb #ef823cdc
+# %% ../nbs/00_data.ipynb #39a372b7
 SPLITS = dict(train=('train',), valid=('val', 'valid', 'validation', 'dev', 'test'))
 
 def _split_of(name):
@@ -249,27 +252,28 @@ def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a fold
                   seed:int=0, # of the drawn pictures and of the split
                   method:str='crop', # how pictures get to size: 'crop', 'squish' or 'pad'
                   labels=None, # False: leave labels out; None: use what is there
+                  at_most=None, # without `size`: pictures larger than this are reduced to it
                  )->tuple: # (train, valid), both `Pictures`
     "Read or draw a data set into memory, split into training and validation"
     if n is not None: check_number('n', n, 2, integer=True)
     path = Path(str(source)).expanduser()
     if str(source).split(':')[0] == 'scenes' and not path.exists():
         level = check_choice('level', str(source).partition(':')[2] or 'calm', LEVELS)
-        sets = [scenes(m, size or 64, seed=s, level=level) for m, s in ((n or 10_000, seed), (max(100, (n or 10_000) // 5), seed + 1_000_003))]
+        sets = [scenes(m, size or at_most or 64, seed=s, level=level) for m, s in ((n or 10_000, seed), (max(100, (n or 10_000) // 5), seed + 1_000_003))]
         train, valid = (Pictures(o.image, o.label, o.classes, o.caption, o.box, str(source)) for o in sets)
-    elif path.is_file() and path.suffix == '.parquet': train, valid = split_pictures(load_parquet(path, size, method), valid_pct, seed)
+    elif path.is_file() and path.suffix == '.parquet': train, valid = split_pictures(load_parquet(path, size, method, at_most), valid_pct, seed)
     elif path.is_dir() and next(path.rglob('*.parquet'), None):
         found = _shards(path)
-        train = load_parquet(found['train'], size, method)
+        train = load_parquet(found['train'], size, method, at_most)
         train, valid = (train, load_parquet(found['valid'], tuple(train.image.shape[2:]), method)) if found['valid'] else split_pictures(train, valid_pct, seed)
         train.name = valid.name = path.name
     elif path.is_dir():
         parts = {s: o for o in sorted(path.iterdir(), reverse=True) if o.is_dir() and (s := _split_of(o.name))}
         if 'train' in parts and 'valid' in parts:
-            train = load_folder(parts['train'], size, method, labels)
+            train = load_folder(parts['train'], size, method, labels, at_most=at_most)
             valid = load_folder(parts['valid'], tuple(train.image.shape[2:]), method, train.label is not None, train.classes)
             train.name = valid.name = path.name
-        else: train, valid = split_pictures(load_folder(path, size, method, labels), valid_pct, seed)
+        else: train, valid = split_pictures(load_folder(path, size, method, labels, at_most=at_most), valid_pct, seed)
     elif path.exists(): raise ValueError(f'source={str(source)!r}: a folder or a parquet file is needed')
     else: check_choice('source', str(source), ['scenes'] + [f'scenes:{l}' for l in LEVELS] + ['a folder of pictures', 'a .parquet file or folder of shards'])
     if n is not None and len(train) > n: train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]]
@@ -282,7 +286,7 @@ def image_dls(source, # 'scenes', 'scenes:small', ..., a folder of pictures (wit
               bs:int=256, # pictures a batch
               device=None, # where pictures are kept and trained on; a GPU if there is one
               max_bytes:int=None, # refuse to keep more than this; half of the free GPU memory, or 8 GiB, when None
-              **kwargs, # passed on to `load_pictures`: n, valid_pct, seed, method, labels
+              **kwargs, # passed on to `load_pictures`: n, valid_pct, seed, method, labels, at_most
              )->DataLoaders: # fastai `DataLoaders` with pictures as uint8 on the device
     "fastai `DataLoaders` of pictures that lie on the training device"
     train, valid = load_pictures(source, size, **kwargs)

@@ -6,15 +6,15 @@
 __all__ = ['FILTERS', 'SmallStemResNet', 'resnet10_tiny', 'resnet18_small', 'resnet34_small', 'resnet50_small', 'create_encoder',
            'pool_features', 'feature_dim', 'PreparedEncoder', 'save_encoder', 'load_encoder']
 
-# %% ../nbs/02a_encoders.ipynb #ddc052a0
-import importlib, importlib.resources, json, os
+# %% ../nbs/02a_encoders.ipynb #fada5aca
+import importlib, importlib.resources, json
 from pathlib import Path
 import timm, torch
 from safetensors.torch import load_file, save_file
 from timm.models import register_model, build_model_with_cfg
 from timm.models.resnet import ResNet, BasicBlock, Bottleneck
 from torch import nn
-from .core import check_choice, check_images, as_float
+from .core import check_choice, check_images, as_float, write_whole
 
 # %% ../nbs/02a_encoders.ipynb #c6472182
 class SmallStemResNet(ResNet):
@@ -98,13 +98,7 @@ class PreparedEncoder(nn.Module):
 
     def forward(self, x): return pool_features(self.encoder(self.prepare(x)))
 
-# %% ../nbs/02a_encoders.ipynb #8a96d4ed
-def _write(path, write):
-    "Write a file whole or not at all: to a neighbour first, then moved into place"
-    part = path.with_name(path.name + '.part')
-    write(part)
-    os.replace(part, path)
-
+# %% ../nbs/02a_encoders.ipynb #1894f640
 def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
                  path, # a folder; `encoder.safetensors` and `encoder.json` are written there
                  mean, # channel means that its pictures were normalised with
@@ -120,8 +114,8 @@ def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
     if filter is not None and name is None: raise ValueError(f'filter={type(filter).__name__}: it must be registered in mssl.encoders.FILTERS to be found again')
     info = {**source, 'mean': list(mean), 'std': list(std), 'filter': name and dict(name=name, **filter.settings), **info, 'format': 1}
     text = json.dumps(info, indent=1)
-    _write(path / 'encoder.safetensors', lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, p))
-    _write(path / 'encoder.json', lambda p: p.write_text(text))
+    write_whole(path / 'encoder.safetensors', lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, p))
+    write_whole(path / 'encoder.json', lambda p: p.write_text(text))
     return path
 
 def load_encoder(path_or_name, # a folder that `save_encoder` wrote, or the name of an encoder that comes with the package

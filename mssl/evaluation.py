@@ -6,7 +6,7 @@
 __all__ = ['L2_CHOICES', 'Features', 'embed', 'nearest', 'knn_predict', 'knn_accuracy', 'LinearHead', 'fit_linear',
            'linear_probe', 'rank_me', 'spread']
 
-# %% ../nbs/03_evaluation.ipynb #4ae44fc5
+# %% ../nbs/03_evaluation.ipynb #00c50e3f
 from contextlib import contextmanager
 from typing import NamedTuple
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .core import check_number, check_images, as_float
 from .encoders import pool_features
 
-# %% ../nbs/03_evaluation.ipynb #c5fd68af
+# %% ../nbs/03_evaluation.ipynb #10b637a0
 class Features(NamedTuple):
     "What an encoder made of pictures, and their labels where these came along"
     z: torch.Tensor # features [N,D], float32, on the CPU
@@ -36,7 +36,7 @@ def _evaluating(encoder, device):
         if moved: encoder.to(home)
         for m, mode in modes.items(): m.training = mode
 
-# %% ../nbs/03_evaluation.ipynb #c8dbce14
+# %% ../nbs/03_evaluation.ipynb #53d4ac9d
 def _batches(images, bs):
     "Pairs (pictures, labels or None) from a tensor of pictures or from an iterable of batches"
     if isinstance(images, torch.Tensor):
@@ -67,7 +67,7 @@ def embed(encoder, # module or function: float pictures [B,3,H,W] -> features [B
     if not sum(map(len, zs)): raise ValueError('images: no picture came')
     return Features(torch.cat(zs), torch.cat(ys) if all(y is not None for y in ys) else None)
 
-# %% ../nbs/03_evaluation.ipynb #1fe291b1
+# %% ../nbs/03_evaluation.ipynb #c26fb05d
 def _check_features(name, z, rows=1):
     "`z` as a floating-point tensor [N,D] of finite numbers with at least `rows` rows; a `ValueError` otherwise"
     z = torch.as_tensor(z).detach().as_subclass(torch.Tensor)
@@ -87,7 +87,7 @@ def _check_labels(name, y, z, classes=1):
     if classes > 1 and len(y.unique()) < classes: raise ValueError(f'{name}: only one class came ({y[0].item()}); at least {classes} are needed')
     return y.to(z.device).long()
 
-# %% ../nbs/03_evaluation.ipynb #8a05b199
+# %% ../nbs/03_evaluation.ipynb #56498df0
 def _top(sim, k):
     "The k largest of each row with their columns, largest first; among equals the smaller column"
     s, i = sim.topk(k)
@@ -112,7 +112,7 @@ def _neighbours(z, bank, k, own=None, chunk=None):
         found.append(_top(sim, k))
     return tuple(torch.cat(o) for o in zip(*found))
 
-# %% ../nbs/03_evaluation.ipynb #a80b5926
+# %% ../nbs/03_evaluation.ipynb #2ec9bdf9
 def _check_same_width(name, z, bank, bank_name):
     if z.shape[1] != bank.shape[1]: raise ValueError(f'{name}: {z.shape[1]} features per row, {bank_name} has {bank.shape[1]}')
     return z
@@ -136,7 +136,7 @@ def nearest(z, # features [N,D] to find neighbours for
     if own is not None: own = _check_own(own, z, bank)
     return _neighbours(z, bank, k, own, chunk)[1]
 
-# %% ../nbs/03_evaluation.ipynb #c314c2d9
+# %% ../nbs/03_evaluation.ipynb #341dd632
 def knn_predict(z, # training features [N,D]
                 y, # their labels [N], any whole numbers
                 z_test, # features [M,D] to classify; None: those of `z`, each without its own vote
@@ -174,7 +174,7 @@ def knn_accuracy(z, # training features [N,D]
     found = knn_predict(z, y, z_test, k, temperature, chunk)
     return (found == torch.as_tensor(y if leave_one_out else y_test).to(found.device)).double().mean().item()
 
-# %% ../nbs/03_evaluation.ipynb #bc820890
+# %% ../nbs/03_evaluation.ipynb #b9f102ab
 L2_CHOICES = (1., .1, .01, 1e-3, 1e-4)
 
 class LinearHead(nn.Module):
@@ -195,7 +195,7 @@ class LinearHead(nn.Module):
     def forward(self, z): return F.linear((z - self.mean) / self.std, self.weight, self.bias)
     def predict(self, z): return self.classes[self(z).argmax(1)]
 
-# %% ../nbs/03_evaluation.ipynb #341309d6
+# %% ../nbs/03_evaluation.ipynb #76eb58b1
 def _moments(z):
     "Mean and standard deviation of every feature; 1 where it is constant up to rounding"
     mean, std = z.mean(0), z.std(0, correction=0)
@@ -224,7 +224,7 @@ def _minimise(x, var, y, classes, l2, start=None, tolerance=1e-6, steps=500):
     with torch.enable_grad(): optimiser.step(loss)
     return (scale * weight).detach(), bias.detach()
 
-# %% ../nbs/03_evaluation.ipynb #773fc21f
+# %% ../nbs/03_evaluation.ipynb #67920fa7
 def _hold_out(y, seed):
     "A fifth of every class [N], drawn from `seed`; at least one row of a class stays"
     held, g = torch.zeros(len(y), dtype=torch.bool), torch.Generator().manual_seed(seed)
@@ -280,7 +280,7 @@ def linear_probe(z, # training features [N,D]
     right = (head.predict(test.float().to(head.bias.device)) == y_test.to(head.bias.device)).double().mean().item()
     return (right, head) if return_head else right
 
-# %% ../nbs/03_evaluation.ipynb #9621b78e
+# %% ../nbs/03_evaluation.ipynb #b738a323
 def _singular_values(z):
     "Singular values of [N,D], from the smaller of its two Gram matrices, in float64"
     z = (z.cpu() if z.device.type == 'mps' else z).double()
@@ -297,6 +297,7 @@ def rank_me(z, # embeddings [N,D], not centred, not normalised
     p = sigma / sigma.sum() + eps
     return torch.special.entr(p).sum().exp().item()
 
+# %% ../nbs/03_evaluation.ipynb #9a0a2174
 def spread(z, # embeddings [N,D]
           )->float: # 0 (all point the same way) .. 1 (every direction alike)
     "Mean standard deviation per dimension of the normalised embeddings, times sqrt(D) (SimSiam, Chen and He 2021, figure 2)"

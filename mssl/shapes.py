@@ -28,7 +28,7 @@ def uniform(key:str, # what the numbers are for, such as '0 calm angle'
     h = _mix(picture[:, None] + position)
     return torch.from_numpy((h >> np.uint64(40)).astype(np.float32)).mul_(2.**-24).view(len(index), *shape)
 
-# %% ../nbs/00b_shapes.ipynb #e6c77c20
+# %% ../nbs/00b_shapes.ipynb #f738ff8f
 def _polygon(x:torch.Tensor, # horizontal coordinate, any shape
              y:torch.Tensor, # vertical coordinate (up), same shape
              corners, # (x, y) of every corner, in order
@@ -62,41 +62,44 @@ def _crescent(x, y): return torch.maximum(_disc(x, y, .98, -.18), -_disc(x, y, .
 def _hexagon(x, y): return _polygon(x, y, _regular(6, .97))
 def _arrow(x, y): return _polygon(x, y, [(-.28, -.95), (.28, -.95), (.28, 0.), (.82, 0.), (0., .98), (-.82, 0.), (-.28, 0.)])
 
-SHAPES = dict(ring=_ring, star=_star, triangle=_triangle, square=_square, arrow=_arrow,
-              hexagon=_hexagon, heart=_heart, cross=_cross, disc=_disc, crescent=_crescent)
+SHAPES = dict(ring=_ring, crescent=_crescent, triangle=_triangle, square=_square, arrow=_arrow,
+              hexagon=_hexagon, heart=_heart, cross=_cross, disc=_disc, star=_star)
 
-# %% ../nbs/00b_shapes.ipynb #3fb173ce
+# %% ../nbs/00b_shapes.ipynb #775a212a
 def _fold(x, period): # distance from the middle of the cell that x lies in
     return (torch.remainder(x/period, 1) - .5).abs_() * period
 
-def _plain(x, y, u): return torch.full_like(x, 9.)
+def _turn(x, y, u): # angle around a point near the object's middle, with a random start
+    return torch.atan2(y + .2*(u[..., 1] - .5), x + .2*(u[..., 2] - .5)) + 2*math.pi*u[..., 0]
+def _sectors(turn, x, y, count): # alternating sectors of a circle
+    return (_fold(turn, 2*math.pi/count) - math.pi/count/2) * (x.square() + y.square()).sqrt_()
+
+def _quartered(x, y, u): return _sectors(_turn(x, y, u), x, y, 2)
 def _striped(x, y, u, period=.5): return _fold(x + u[..., 0], period) - period/4
-def _dotted(x, y, u, period=.5):
+def _dotted(x, y, u, period=.56):
     y = y + u[..., 1]
     x = x + u[..., 0] + period/2*torch.remainder(torch.floor(y/period), 2)
-    return (_fold(x, period).square_() + _fold(y, period).square_()).sqrt_() - period*.32
-def _checked(x, y, u, period=.72):
+    return (_fold(x, period).square_() + _fold(y, period).square_()).sqrt_() - period*.27
+def _checked(x, y, u, period=.9):
     a, b = _fold(x + u[..., 0], period) - period/4, _fold(y + u[..., 1], period) - period/4
     return torch.maximum(torch.minimum(a, b), -torch.maximum(a, b))
-def _zigzag(x, y, u, period=.5): return _fold(x + u[..., 0] + 1.2*_fold(y + u[..., 1], .66), period) - period/4
-def _ringed(x, y, u, period=.46): return _fold((x.square() + y.square()).sqrt_() + u[..., 0], period) - period/4
+def _zigzag(x, y, u, period=.56): return _fold(x + u[..., 0] + 1.2*_fold(y + u[..., 1], .66), period) - period/4
+def _ringed(x, y, u, period=.62): return _fold((x.square() + y.square()).sqrt_() + u[..., 0], period) - period/4
 def _speckled(x, y, u, waves=5, frequency=9.):
     total = 0
     for k in range(waves):
         turn = math.pi*(k + u[..., 2*k])/waves
         total = total + torch.sin(frequency*(x*turn.cos() + y*turn.sin()) + 2*math.pi*u[..., 2*k+1])
-    return (.6 - total)/frequency
-def _bricked(x, y, u, period=.62, line=.065):
+    return (.5 - total)/frequency
+def _bricked(x, y, u, period=.74, line=.06):
     y = y + u[..., 1]
     x = x + u[..., 0] + period/2*torch.remainder(torch.floor(y/(period*.6)), 2)
     return torch.minimum(period/2 - _fold(x, period), period*.3 - _fold(y, period*.6)) - line
-def _rayed(x, y, u, rays=6):
-    turn = torch.atan2(y, x) + 2*math.pi*u[..., 0]
-    return (_fold(turn, 2*math.pi/rays) - math.pi/rays/2) * (x.square() + y.square()).sqrt_()
-def _shaded(x, y, u): return None
+def _swirled(x, y, u): return _sectors(_turn(x, y, u) + 2.6*(x.square() + y.square()).sqrt_(), x, y, 3)*.6
+def _rayed(x, y, u): return _sectors(_turn(x, y, u), x, y, 7)
 
-TEXTURES = dict(plain=_plain, striped=_striped, dotted=_dotted, checked=_checked, zigzag=_zigzag,
-                ringed=_ringed, speckled=_speckled, bricked=_bricked, rayed=_rayed, shaded=_shaded)
+TEXTURES = dict(quartered=_quartered, striped=_striped, dotted=_dotted, checked=_checked, zigzag=_zigzag,
+                ringed=_ringed, speckled=_speckled, bricked=_bricked, swirled=_swirled, rayed=_rayed)
 
 # %% ../nbs/00b_shapes.ipynb #d7171bfb
 def coverage(distance:torch.Tensor, # signed distance, negative inside
@@ -105,7 +108,7 @@ def coverage(distance:torch.Tensor, # signed distance, negative inside
     "Soft edge of one pixel: how much of a pixel lies inside"
     return (.5 - distance/pixel).clamp_(0, 1)
 
-# %% ../nbs/00b_shapes.ipynb #1023f1a7
+# %% ../nbs/00b_shapes.ipynb #bcaead78
 def paint(which:torch.Tensor, # index into `table` [n]
           table:dict, # SHAPES or TEXTURES
           x:torch.Tensor, # object's horizontal coordinate [n,H,W]
@@ -118,7 +121,6 @@ def paint(which:torch.Tensor, # index into `table` [n]
     for k, draw in enumerate(table.values()):
         i = (which == k).nonzero()[:, 0]
         if not len(i): continue
-        if draw is _shaded: out[i] = (.5 - .55*y[i]).clamp_(0, 1)
-        elif u is None: out[i] = coverage(draw(x[i], y[i]), pixel[i])
+        if u is None: out[i] = coverage(draw(x[i], y[i]), pixel[i])
         else: out[i] = coverage(draw(x[i], y[i], u[i, None, None]), pixel[i])
     return out

@@ -63,7 +63,7 @@ def _letter_f(ax, # the paper
     if flip: at[:, 0] = 1 - at[:, 0]
     ax.add_patch(Polygon(at * (w, h) + (x, y), fc=colour, ec='black', lw=.5, zorder=4))
 
-# %% ../nbs/show.ipynb #587b80df
+# %% ../nbs/show.ipynb #5281c422
 def show_views(image:torch.Tensor, # source pictures [B,3,H,W], uint8 or float in [0,1]
                views, # list of views, each float in [0,1] or uint8 [B,3,h,w]
                boxes, # list of [B,4], one per view: top, left, height, width as fractions
@@ -87,7 +87,7 @@ def show_views(image:torch.Tensor, # source pictures [B,3,H,W], uint8 or float i
     ncol, pictures, words = min(per, 4), [], []
     for i in range(n):
         pictures += [source[i], *(v[i] for v in seen), back[i]] + [None] * (-per % ncol)  # each picture begins a row
-        words += [titles[i] if titles is not None else 'picture', *(f'view {k+1}' + (', flipped' if f[i] else '') for k,f in enumerate(flips)),
+        words += [titles[i] if titles is not None else 'picture', *(f'view {k+1}' + (' flipped' if f[i] else '') for k,f in enumerate(flips)),
                   'drawn back'] + [None] * (-per % ncol)
     sheet, ax, places = pictures_in_rows(pictures, words, ncol, '; '.join(o for o in dict.fromkeys(notes) if o),
         alt or f'{n} pictures, each with {len(seen)} crop boxes, the views cut from them, and the views drawn back at their places')

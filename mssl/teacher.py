@@ -73,7 +73,7 @@ class BYOL(nn.Module):
     def follow(self, momentum): self.teacher.follow(self.student, momentum)
     def forward(self, *views): return *(self.predictor(z) for z in self.student(*views)), *self.teacher(*views)
 
-# %% ../nbs/02b_teacher.ipynb #9f89ac49
+# %% ../nbs/02b_teacher.ipynb #52cfae56
 class KWay(nn.Module):
     "Student and teacher that score K groups; the centre of the teacher's scores is kept as a buffer"
     def __init__(self, arch, k:int=256, dim:int=64, hidden:int=512, student_temperature:float=.1, teacher_temperature:float=.04, centre_momentum:float=.9, **kwargs):
@@ -92,7 +92,7 @@ class KWay(nn.Module):
     def follow(self, momentum): self.teacher.follow(self.student, momentum)
 
     @staticmethod
-    def _scores(net, views): return [net.groups(F.normalize(z, dim=1)).float() for z in net(*views)]
+    def _scores(net, views): return check_embeddings(*(net.groups(F.normalize(z, dim=1)) for z in net(*views)))
 
     def forward(self, *views): # -> log-probabilities [n,K] per view of the student, then probabilities [n,K] per view of the teacher
         student = [F.log_softmax(s / self.student_temperature, 1) for s in self._scores(self.student, views)]

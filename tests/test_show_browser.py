@@ -123,6 +123,13 @@ def test_arrow_keys_move_the_picture(browser, page):
     assert close_to(colour(browser), [255, 128, 255])
     assert browser.errors == []
 
+def test_keys_stay_with_the_slider(browser, page):
+    "JupyterLab takes arrow keys that leave it, and moves to another cell"
+    browser.open(page)
+    browser.js("window.escaped=0;document.body.addEventListener('keydown',()=>escaped++);document.querySelector('input[type=range]').focus()")
+    browser.key('ArrowRight', 39)
+    assert browser.js('escaped') == 0 and browser.js("document.querySelector('input[type=range]').value") == '1'
+
 def test_each_slider_of_a_page_moves_its_own_picture(browser, page):
     browser.open(page)
     browser.js("document.querySelectorAll('input[type=range]')[1].focus()")
