@@ -19,7 +19,7 @@ from fastai.data.load import DataLoader
 from .core import check_number, check_choice, check_images, as_size
 from .scenes import scenes, Scenes, LEVELS
 
-# %% ../nbs/00_data.ipynb #d724ad7f
+# %% ../nbs/00_data.ipynb #6b6991ff
 @dataclass
 class Pictures:
     "Pictures of one size in memory, with whatever is known about them"
@@ -45,6 +45,8 @@ class Pictures:
         i = torch.arange(len(self))[torch.as_tensor(i) if not isinstance(i, slice) else i]
         pick = lambda v: v if v is None else v[i.to(v.device)] if isinstance(v, torch.Tensor) else [v[j] for j in i.tolist()]
         return Pictures(self.image[i.to(self.image.device)], pick(self.label), self.classes, pick(self.caption), pick(self.box), self.name)
+
+    def new_empty(self): return self[:0] # what an exported Learner keeps of its data
 
     def statistics(self)->tuple:
         "Channel means and standard deviations in [0,1], from up to 5,000 pictures"
@@ -97,7 +99,7 @@ def decode(data, # a path, or the bytes of a picture
         image = image.resize(size[::-1], Image.Resampling.BILINEAR, box=part)
     return np.asarray(image), fit, full
 
-# %% ../nbs/00_data.ipynb #15c8870f
+# %% ../nbs/00_data.ipynb #be624cae
 def _decode_all(items, names, size, method, workers=None):
     "Decode in threads -> (uint8 [n,3,H,W], kept row numbers, fits, full sizes, skipped)"
     def one(i):
@@ -132,6 +134,7 @@ def load_folder(path, # a folder of pictures, or of one folder per class
                 method:str='crop', # how to get there: 'crop', 'squish' or 'pad'
                 labels=None, # True: the folder's name is the class; False: no labels; None: labels if every picture lies in a class folder
                 classes:list=None, # names of the classes, to share them between two folders
+                at_most=None, # without `size`: pictures larger than this are reduced to it
                )->Pictures:
     "Decode a folder of pictures into memory; broken files are skipped, counted and named"
     path = Path(path)
@@ -146,10 +149,12 @@ def load_folder(path, # a folder of pictures, or of one folder per class
     if labels:
         names = [files[i].parent.name for i in kept]
         classes = classes or sorted(set(names))
+        strange = sorted(set(names) - set(classes))
+        if strange: raise ValueError(f"source={str(path)!r}: {len(strange)} class folders that training does not have: {', '.join(strange[:5])}")
         label = torch.tensor([classes.index(o) for o in names])
     return Pictures(image, label, classes if labels else None, name=path.name, skipped=skipped)
 
-# %% ../nbs/00_data.ipynb #f2740289
+# %% ../nbs/00_data.ipynb #cdc5f31a
 def _class_names(schema, labels):
     "Names of the classes from the schema's `huggingface` metadata, else numbers"
     info = json.loads((schema.metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -173,10 +178,15 @@ def load_parquet(path, # one file, or a list of shards
     column = lambda k: [v for v in (lambda c: [c[i] for i in kept])(table[k].to_pylist())] if k in names else None
     label, caption, box = column('label'), column('caption'), column('box')
     if label is not None:
-        missing = sum(v is None for v in label)
+        words = next((v for v in label if isinstance(v, str)), None)
+        if words is not None: raise ValueError(f"source={str(shards[0])!r}: labels must be class numbers, got {words!r}")
+        missing = sum(v is None or v < 0 for v in label)
         if missing: warnings.warn(f'{missing} of {len(label)} labels are missing: the set is used without labels', stacklevel=2)
         label = None if missing else torch.tensor(label)
     if caption is not None: caption = [o[0] if isinstance(o, (list, tuple)) and o else o or '' for o in caption]
+    if box is not None and any(o is None for o in box):
+        warnings.warn(f'{sum(o is None for o in box)} of {len(box)} boxes are missing: the set is used without boxes', stacklevel=2)
+        box = None
     if box is not None:
         x0, y0, x1, y1 = torch.tensor(box, dtype=torch.float32).unbind(1)
         w, h = torch.tensor(full, dtype=torch.float32).unbind(1)
@@ -218,7 +228,7 @@ class ResidentLoader(DataLoader):
             i = torch.tensor(ids, device=self.image.device)
             yield (self.image[i],) if self.label is None else (self.image[i], self.label[i])
 
-# %% ../nbs/00_data.ipynb #39a372b7
+# %% ../nbs/00_data.ipynb #d46c62d8
 SPLITS = dict(train=('train',), valid=('val', 'valid', 'validation', 'dev', 'test'))
 
 def _split_of(name):
@@ -227,10 +237,11 @@ def _split_of(name):
     return next((k for k, words in SPLITS.items() if word in words), None)
 
 def _shards(path):
-    "The parquet files of a folder by split; without split names they are all training"
+    "The parquet files of a folder by split, from the name of the file or of a folder; without split names they are all training"
     files = sorted(path.rglob('*.parquet'))
-    found = {k: [f for f in files if _split_of(f.name) == k] for k in SPLITS}
-    unseen = [f for f in found['valid'] if not f.name.startswith('test')]
+    def word(f): return next((p for p in reversed(f.relative_to(path).parts) if _split_of(p)), '')
+    found = {k: [f for f in files if _split_of(word(f)) == k] for k in SPLITS}
+    unseen = [f for f in found['valid'] if not word(f).startswith('test')]
     found['valid'] = unseen or found['valid'] # a validation split is preferred to the test split
     return found if found['train'] else dict(train=files, valid=[])
 
@@ -243,7 +254,9 @@ def split_pictures(pictures:Pictures, # all of them
     if len(pictures) < 2: raise ValueError(f'source: at least 2 pictures are needed, got {len(pictures)}')
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
     n = min(max(1, round(len(pictures) * valid_pct)), len(pictures) - 1)
-    return pictures[order[n:]], pictures[order[:n]]
+    train, valid = pictures[order[n:]], pictures[order[:n]]
+    train.skipped = pictures.skipped # named once
+    return train, valid
 
 def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a folder, a parquet file or folder
                   size=None, # pixels of the stored pictures
@@ -259,7 +272,7 @@ def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a fold
     path = Path(str(source)).expanduser()
     if str(source).split(':')[0] == 'scenes' and not path.exists():
         level = check_choice('level', str(source).partition(':')[2] or 'calm', LEVELS)
-        sets = [scenes(m, size or at_most or 64, seed=s, level=level) for m, s in ((n or 10_000, seed), (max(100, (n or 10_000) // 5), seed + 1_000_003))]
+        sets = [scenes(m, at_most or 64 if size is None else size, seed=s, level=level) for m, s in ((n or 10_000, seed), (max(100, (n or 10_000) // 5), seed + 1_000_003))]
         train, valid = (Pictures(o.image, o.label, o.classes, o.caption, o.box, str(source)) for o in sets)
     elif path.is_file() and path.suffix == '.parquet': train, valid = split_pictures(load_parquet(path, size, method, at_most), valid_pct, seed)
     elif path.is_dir() and next(path.rglob('*.parquet'), None):
@@ -268,7 +281,8 @@ def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a fold
         train, valid = (train, load_parquet(found['valid'], tuple(train.image.shape[2:]), method)) if found['valid'] else split_pictures(train, valid_pct, seed)
         train.name = valid.name = path.name
     elif path.is_dir():
-        parts = {s: o for o in sorted(path.iterdir(), reverse=True) if o.is_dir() and (s := _split_of(o.name))}
+        folders = sorted((o for o in path.iterdir() if o.is_dir()), key=lambda o: (not o.name.startswith('test'), o.name)) # the last of a split counts
+        parts = {s: o for o in folders if (s := _split_of(o.name))}
         if 'train' in parts and 'valid' in parts:
             train = load_folder(parts['train'], size, method, labels, at_most=at_most)
             valid = load_folder(parts['valid'], tuple(train.image.shape[2:]), method, train.label is not None, train.classes)
@@ -276,7 +290,9 @@ def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a fold
         else: train, valid = split_pictures(load_folder(path, size, method, labels, at_most=at_most), valid_pct, seed)
     elif path.exists(): raise ValueError(f'source={str(source)!r}: a folder or a parquet file is needed')
     else: check_choice('source', str(source), ['scenes'] + [f'scenes:{l}' for l in LEVELS] + ['a folder of pictures', 'a .parquet file or folder of shards'])
-    if n is not None and len(train) > n: train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]]
+    if n is not None and len(train) > n:
+        skipped, train = train.skipped, train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]]
+        train.skipped = skipped
     if labels is False: train.label = valid.label = train.classes = valid.classes = None
     if labels is True and train.label is None: raise ValueError(f'labels=True: {source} has no labels')
     return train, valid

@@ -28,7 +28,7 @@ def uniform(key:str, # what the numbers are for, such as '0 calm angle'
     h = _mix(picture[:, None] + position)
     return torch.from_numpy((h >> np.uint64(40)).astype(np.float32)).mul_(2.**-24).view(len(index), *shape)
 
-# %% ../nbs/00b_shapes.ipynb #f738ff8f
+# %% ../nbs/00b_shapes.ipynb #e4476691
 def _polygon(x:torch.Tensor, # horizontal coordinate, any shape
              y:torch.Tensor, # vertical coordinate (up), same shape
              corners, # (x, y) of every corner, in order
@@ -56,16 +56,16 @@ def _star(x, y): return _polygon(x, y, _regular(10, 1.05, .46))
 def _ring(x, y): return _disc(x, y, .66).abs_() - .27
 def _cross(x, y): return torch.minimum(torch.maximum(x.abs() - .31, y.abs() - .93), torch.maximum(x.abs() - .93, y.abs() - .31))
 def _heart(x, y):
-    diamond = (x.abs() + (y + .08).abs() - .84) / math.sqrt(2)
-    return torch.minimum(diamond, _disc(x.abs(), y, .594, .42, .34))
-def _crescent(x, y): return torch.maximum(_disc(x, y, .98, -.18), -_disc(x, y, .78, .3))
+    diamond = (x.abs() + (y + .14).abs() - .76)/math.sqrt(2)
+    return torch.minimum(diamond, _disc(x.abs(), y, .537, .38, .24))
+def _crescent(x, y): return torch.maximum(_disc(x, y, .96), -_disc(x, y, .76, .42))
 def _hexagon(x, y): return _polygon(x, y, _regular(6, .97))
 def _arrow(x, y): return _polygon(x, y, [(-.28, -.95), (.28, -.95), (.28, 0.), (.82, 0.), (0., .98), (-.82, 0.), (-.28, 0.)])
 
 SHAPES = dict(ring=_ring, crescent=_crescent, triangle=_triangle, square=_square, arrow=_arrow,
               hexagon=_hexagon, heart=_heart, cross=_cross, disc=_disc, star=_star)
 
-# %% ../nbs/00b_shapes.ipynb #775a212a
+# %% ../nbs/00b_shapes.ipynb #3f1f3ce0
 def _fold(x, period): # distance from the middle of the cell that x lies in
     return (torch.remainder(x/period, 1) - .5).abs_() * period
 
@@ -74,12 +74,11 @@ def _turn(x, y, u): # angle around a point near the object's middle, with a rand
 def _sectors(turn, x, y, count): # alternating sectors of a circle
     return (_fold(turn, 2*math.pi/count) - math.pi/count/2) * (x.square() + y.square()).sqrt_()
 
-def _quartered(x, y, u): return _sectors(_turn(x, y, u), x, y, 2)
 def _striped(x, y, u, period=.5): return _fold(x + u[..., 0], period) - period/4
 def _dotted(x, y, u, period=.56):
     y = y + u[..., 1]
     x = x + u[..., 0] + period/2*torch.remainder(torch.floor(y/period), 2)
-    return (_fold(x, period).square_() + _fold(y, period).square_()).sqrt_() - period*.27
+    return (_fold(x, period).square_() + _fold(y, period).square_()).sqrt_() - period*.4
 def _checked(x, y, u, period=.9):
     a, b = _fold(x + u[..., 0], period) - period/4, _fold(y + u[..., 1], period) - period/4
     return torch.maximum(torch.minimum(a, b), -torch.maximum(a, b))
@@ -90,16 +89,17 @@ def _speckled(x, y, u, waves=5, frequency=9.):
     for k in range(waves):
         turn = math.pi*(k + u[..., 2*k])/waves
         total = total + torch.sin(frequency*(x*turn.cos() + y*turn.sin()) + 2*math.pi*u[..., 2*k+1])
-    return (.5 - total)/frequency
-def _bricked(x, y, u, period=.74, line=.06):
+    return -total/frequency
+def _bricked(x, y, u, period=.74, line=.085):
     y = y + u[..., 1]
     x = x + u[..., 0] + period/2*torch.remainder(torch.floor(y/(period*.6)), 2)
     return torch.minimum(period/2 - _fold(x, period), period*.3 - _fold(y, period*.6)) - line
 def _swirled(x, y, u): return _sectors(_turn(x, y, u) + 2.6*(x.square() + y.square()).sqrt_(), x, y, 3)*.6
-def _rayed(x, y, u): return _sectors(_turn(x, y, u), x, y, 7)
+def _rayed(x, y, u): return _sectors(_turn(x, y, u), x, y, 5)
+def _gridded(x, y, u, period=.56): return torch.minimum(period/2 - _fold(x + u[..., 0], period), period/2 - _fold(y + u[..., 1], period)) - period*.15
 
-TEXTURES = dict(quartered=_quartered, striped=_striped, dotted=_dotted, checked=_checked, zigzag=_zigzag,
-                ringed=_ringed, speckled=_speckled, bricked=_bricked, swirled=_swirled, rayed=_rayed)
+TEXTURES = dict(rayed=_rayed, striped=_striped, dotted=_dotted, checked=_checked, zigzag=_zigzag,
+                ringed=_ringed, speckled=_speckled, bricked=_bricked, swirled=_swirled, gridded=_gridded)
 
 # %% ../nbs/00b_shapes.ipynb #d7171bfb
 def coverage(distance:torch.Tensor, # signed distance, negative inside

@@ -110,7 +110,7 @@ class Siamese(nn.Module):
             for i, part in zip(here, self.embed(torch.cat([views[i] for i in here])).chunk(len(here))): z[i] = part
         return tuple(z)
 
-# %% ../nbs/02_siamese.ipynb #413a56ad
+# %% ../nbs/02_siamese.ipynb #13210983
 def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                     arch, # any timm name or module, or a whole model that makes one batch of embeddings per view
                     loss=info_nce, # a function of two or more batches of embeddings
@@ -135,7 +135,7 @@ def save_encoder(self:Learner,
     "Store the encoder with mean, deviation and filter, as `mssl.load_encoder` wants it"
     model = getattr(self.model, 'module', self.model)
     if not hasattr(model, 'encoder'): raise ValueError('the model has no `encoder`')
-    channels = getattr(next(p for p in model.encoder.parameters() if p.ndim == 4), 'shape', [0, 3])[1]
+    channels = next((p.shape[1] for p in model.encoder.parameters() if p.ndim == 4), 3)
     mean, std = (o.flatten().tolist() for o in self.views.statistics(channels, torch.device('cpu')))
     size = self.views.size
     return encoders.save_encoder(model.encoder, path, mean, std, filter=getattr(self.views, 'filter', None), size=list(size) if size else None, **info)

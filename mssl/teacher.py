@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['momentum_at', 'Teacher', 'FollowStudent', 'byol_loss', 'BYOL', 'KWay', 'kway_loss']
 
-# %% ../nbs/02b_teacher.ipynb #bdce6962
+# %% ../nbs/02b_teacher.ipynb #41c3b21b
 import copy, math
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from fastai.callback.core import Callback
 from .core import check_number
-from .processes import sum_over_processes, process_count
+from .processes import gather, sum_over_processes, process_count
 from .siamese import Siamese, check_embeddings, mlp
 
 # %% ../nbs/02b_teacher.ipynb #c4dbd1b1
@@ -49,11 +49,11 @@ class FollowStudent(Callback):
         model = getattr(self.model, 'module', self.model)
         model.follow(momentum_at(min(1., float(self.pct_train)), self.start))
 
-# %% ../nbs/02b_teacher.ipynb #4f4f8bd1
+# %% ../nbs/02b_teacher.ipynb #dcd11c85
 def byol_loss(*p_and_t:torch.Tensor, # predictions, one [n,d] per view, then the teacher's embeddings, one per view
              )->torch.Tensor: # scalar between 0 and 4
     "2 - 2 cos(prediction of one view, teacher's embedding of another), mean over pictures and pairs (BYOL, equation 2)"
-    z = check_embeddings(*p_and_t)
+    z = [gather(o) for o in check_embeddings(*p_and_t)]
     n = len(z) // 2
     if len(z) % 2 or n < 2: raise ValueError(f'p_and_t: predictions and embeddings of at least two views are needed, got {len(z)} tensors')
     p, t = [F.normalize(o, dim=1) for o in z[:n]], [F.normalize(o.detach(), dim=1) for o in z[n:]]
@@ -73,7 +73,7 @@ class BYOL(nn.Module):
     def follow(self, momentum): self.teacher.follow(self.student, momentum)
     def forward(self, *views): return *(self.predictor(z) for z in self.student(*views)), *self.teacher(*views)
 
-# %% ../nbs/02b_teacher.ipynb #52cfae56
+# %% ../nbs/02b_teacher.ipynb #ef7e27f4
 class KWay(nn.Module):
     "Student and teacher that score K groups; the centre of the teacher's scores is kept as a buffer"
     def __init__(self, arch, k:int=256, dim:int=64, hidden:int=512, student_temperature:float=.1, teacher_temperature:float=.04, centre_momentum:float=.9, **kwargs):
@@ -107,7 +107,7 @@ class KWay(nn.Module):
 def kway_loss(*s_and_t:torch.Tensor, # the student's log-probabilities [n,K], one per view, then the teacher's probabilities, one per view
              )->torch.Tensor: # scalar
     "Cross-entropy of the student's distribution for one view with the teacher's for another (DINO, equation 3)"
-    z = check_embeddings(*s_and_t)
+    z = [gather(o) for o in check_embeddings(*s_and_t)]
     n = len(z) // 2
     if len(z) % 2 or n < 2: raise ValueError(f's_and_t: distributions of at least two views are needed, got {len(z)} tensors')
     losses = [-(z[n + j].detach() * z[i]).sum(1).mean() for i in range(n) for j in range(n) if i != j]

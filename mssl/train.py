@@ -177,7 +177,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
 
-# %% ../nbs/train.ipynb #a2c7aa99
+# %% ../nbs/train.ipynb #412ad788
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -203,7 +203,7 @@ def pretrain(out='runs/run', # the run folder
     gauges = [SpreadGauge()] + ([KNNGauge()] if labelled else [])
     learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*gauges, keep, *cbs], model_kwargs=kwargs)
     if precision != 'fp32': learn = learn.to_fp16() if precision == 'fp16' else learn.to_bf16()
-    learn.model.to(device)
+    learn.model.to(device, memory_format=torch.channels_last) # a third faster for ConvNets, on a CPU too
     results = dict(untrained=measure(learn)) if labelled else {}
     done, started, stopped = keep.load(learn) if resume else 0, time.perf_counter(), None
     if done < s.epochs:

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['AUGMENTS', 'CACHED', 'IMAGENET', 'random_boxes', 'box_iou', 'resample_matrix', 'crop_and_flip', 'Augment', 'Views']
 
-# %% ../nbs/01_views.ipynb #49f8c88c
-import math
+# %% ../nbs/01_views.ipynb #93c256ac
+import math, warnings
 from dataclasses import dataclass, replace
 from types import MethodType
 import torch
 from fastcore.basics import patch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.data.transforms import Normalize
 from .core import check_number, check_range, check_choice, check_images, as_size, as_float, random_state, set_random_state
 from .colour import random_colour, apply_colour, solarise, blur_matrix, random_sigma
@@ -168,7 +168,7 @@ class Views(Callback):
         self.image, self.index, self._order, self._seen = None, None, None, 0
         self.box, self.flip, self.mask, self.view, self.labels = [], [], [], [], ()
 
-# %% ../nbs/01_views.ipynb #49c57025
+# %% ../nbs/01_views.ipynb #b32e461f
 @patch
 def random_box_source(self:Views, index): # index: data-set ids [n] of the pictures, -1 where unknown
     "Random crops of the recipe in hand, whatever the picture"
@@ -189,8 +189,7 @@ def make(self:Views,
     "Crop, flip, colour and normalise: all the views of one batch"
     n, C, H, W = check_images(image, channels=3 if any(a.colourful for a in self.augments) else None).shape
     if index is None: index = torch.full((n,), -1, device=image.device)
-    self.image, self.index, self.aspect, x = image, index, W / H, image if image.dtype == torch.uint8 else image.float()
-    self.box, self.flip, self.mask, self.view = [], [], [None] * self.n, []
+    self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
     mean, std = self.statistics(C, image.device)
     for k in range(self.n):
         a = self.augment = self.augments[min(k, len(self.augments) - 1)]
@@ -204,8 +203,9 @@ def make(self:Views,
             if colour is not None: v = apply_colour(v, colour[0][i], colour[1][i])
             if invert is not None: v = solarise(v, a.solarise, hit=invert[i])
             view[i] = v.sub_(mean).div_(std)
-        self.box.append(box), self.flip.append(flip), self.view.append(view)
-    return self.view
+        boxes.append(box), flips.append(flip), views.append(view)
+    self.image, self.index, self.box, self.flip, self.mask, self.view = image, index, boxes, flips, [None] * self.n, views # all at once: Ctrl-C leaves a whole batch
+    return views
 
 # %% ../nbs/01_views.ipynb #1aee187e
 IMAGENET = (.485, .456, .406), (.229, .224, .225)
@@ -264,11 +264,14 @@ def _next_index(self:Views, n, device):
     known = len(ids) == n and not any(i is None for i in ids)
     return torch.tensor(ids if known else [-1] * n, device=device)
 
-# %% ../nbs/01_views.ipynb #0a0aa392
+# %% ../nbs/01_views.ipynb #7d7210f6
 @patch
 def before_train(self:Views): self._watch(self.dl)
 @patch
 def after_train(self:Views): self._unwatch(self.dl)
+@patch
+def after_fit(self:Views):
+    for dl in self.dls.loaders: self._unwatch(dl) # after a stop in the middle
 
 @patch
 def before_validate(self:Views):
@@ -285,6 +288,10 @@ def after_validate(self:Views):
 def before_batch(self:Views):
     image = self._pictures(self.xb[0])
     self.labels = self.yb
+    if len(image) < 2 and self.n > 1 and self.training:
+        warnings.warn('Views: a batch of one picture is skipped, it has no other to compare with; drop_last=True leaves it out')
+        self._seen, self.learn.yb = self._seen + len(image), ()
+        raise CancelBatchException
     self.learn.xb = tuple(self.make(image, self._next_index(len(image), image.device)))
 
 @patch
@@ -292,7 +299,8 @@ def after_pred(self:Views):
     if not isinstance(self.pred, (tuple, list)):
         if self.n == 1: return
         raise ValueError(f'Views: the model made one {type(self.pred).__name__} of {self.n} views; it must return a tuple, one batch of embeddings per view (as Siamese does)')
-    self.learn.pred, self.learn.yb = self.pred[0], tuple(self.pred[1:])
+    alone = len(self.pred[0]) < 2 and not self.training # the last of a validation set: no loss
+    self.learn.pred, self.learn.yb = self.pred[0], () if alone else tuple(self.pred[1:])
 
 @patch
 def after_loss(self:Views): self.learn.yb = self.labels or (self.index,)

@@ -1,0 +1,155 @@
+"""The main job: what it leaves behind, how it stops, goes on and refuses."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import mssl
+from mssl.data import image_dls
+from mssl.scenes import scenes
+from mssl.train import Settings, pick_precision, pretrain
+
+TINY = dict(n=96, bs=32, size=16, epochs=2)
+FLAGS = ['--n', '96', '--bs', '32', '--size', '16', '--no_supervised']
+CLI = [shutil.which('mssl_train', path=str(Path(sys.executable).parent)) or 'mssl_train'] # the installed command
+
+
+def run(args, folder, **kwargs):
+    return subprocess.run(CLI + args, cwd=folder, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def picture_folder(path, n=48, labels=False):
+    drawn = scenes(n, 32)
+    for i in range(n):
+        f = path / (drawn.classes[drawn.label[i]] if labels else '') / f'{i}.png'
+        f.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.image[i].permute(1, 2, 0).numpy()).save(f)
+    return path
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp('run') / 'first'
+    return out, pretrain(out, show_bar=False, **TINY)
+
+
+def test_run_folder(finished):
+    out, report = finished
+    assert {p.name for p in out.iterdir()} == {'report.html', 'report.json', 'settings.json', 'encoder.safetensors', 'encoder.json', 'checkpoint.pth'}
+    assert json.loads((out / 'report.json').read_text()) == json.loads(json.dumps(report))
+    assert set(report['results']) == {'untrained', 'encoder', 'supervised'}
+    assert len(report['history']) == 2 and {'train_loss', 'valid_loss', 'knn', 'spread', 'rank', 'seconds'} <= set(report['history'][0])
+
+
+def test_report_opens_alone(finished):
+    page = (finished[0] / 'report.html').read_text()
+    assert not re.search(r'(src|href)="?(?!data:)[^" >]*(//|\.(png|js|css))', page) and 'src=' in page, 'pictures are inside, nothing is fetched'
+    for word in ('Result', 'While it trained', 'Views it was trained on', 'Nearest neighbours', 'Load it', 'Settings', 'untrained', 'trained with labels'): assert word in page, word
+    assert all('alt=' in tag for tag in re.findall(r'<img[^>]*?>', page[:200_000_000]))
+
+
+def test_lines_of_the_report_load_the_encoder(finished):
+    out, _ = finished
+    import html
+    lines = html.unescape(re.search(r'<pre>(.*?)</pre>', (out / 'report.html').read_text(), re.S)[1])
+    check = "\nimport torch\nx = torch.rand(3, 3, 16, 16)\nm, s = encoder.mean, encoder.std\nassert torch.allclose(encoder(x), bare.eval()((x - m) / s), atol=1e-4)\nprint('equal')"
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', lines + check], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == 'equal', done.stderr
+
+
+def test_same_seed_same_run(finished, tmp_path):
+    torch.rand(5)
+    again = pretrain(tmp_path / 'again', show_bar=False, **TINY)
+    assert again['results'] == finished[1]['results']
+
+
+def test_folder_without_labels(tmp_path):
+    source = picture_folder(tmp_path / 'mine')
+    (source / 'broken.jpg').write_bytes(b'no picture')
+    with pytest.warns(UserWarning, match='1 of 49 pictures skipped: broken.jpg'):
+        report = pretrain(tmp_path / 'run', data=str(source), bs=16, size=16, epochs=1, show_bar=False)
+    assert report['results'] == {} and 'knn' not in report['history'][0] and report['history'][0]['spread'] > 0
+    page = (tmp_path / 'run' / 'report.html').read_text()
+    assert 'Nearest neighbours' in page and 'broken.jpg' in page and 'trained with labels' not in page
+
+
+def test_killed_while_training_goes_on_to_the_same_end(tmp_path):
+    "SIGKILL, the hard way, in another process; the rest in a third one"
+    whole = run([*FLAGS, '--epochs', '4', '--out', 'whole'], tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    victim = subprocess.Popen(CLI + [*FLAGS, '--epochs', '4', '--out', 'cut'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (tmp_path / 'cut' / 'checkpoint.pth').exists() and time.time() < deadline and victim.poll() is None: time.sleep(.002)
+    victim.kill(); victim.wait()
+    epochs_done = torch.load(tmp_path / 'cut' / 'checkpoint.pth', weights_only=True)['epoch']
+    resumed = run(['--resume', '--out', 'cut'], tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (torch.load(tmp_path / o / 'checkpoint.pth', weights_only=True) for o in ('whole', 'cut'))
+    assert epochs_done < 4 and b['epoch'] == 4 and all(torch.equal(a['model'][k], b['model'][k]) for k in a['model'])
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for another process')
+def test_ctrl_c_saves(tmp_path):
+    child = subprocess.Popen(CLI + ['--n', '1000', '--bs', '32', '--size', '16', '--epochs', '200', '--out', 'run'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while not (tmp_path / 'run' / 'checkpoint.pth').exists() and time.time() < deadline and child.poll() is None: time.sleep(.01)
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=120)[0]
+    assert child.returncode == 0 and 'stopped by hand in epoch' in said and '--resume' in said, said[-2000:]
+    assert mssl.load_encoder(tmp_path / 'run')(scenes(2, 16).image).shape == (2, 256)
+    assert 'stopped by hand' in (tmp_path / 'run' / 'report.html').read_text()
+
+
+def test_command_refuses_with_a_sentence(tmp_path):
+    (tmp_path / 'file').write_text('')
+    for flags, words in [(['--data', 'sceens'], "did you mean 'scenes'"), (['--method', 'info_nec'], "did you mean 'info_nce'"), (['--out', 'file/run'], 'cannot be written'),
+                         (['--resume', '--out', 'nowhere'], 'no run to go on with')]:
+        done = run(flags + ([] if '--out' in flags else ['--out', 'run']), tmp_path)
+        assert done.returncode == 1 and words in done.stderr and 'Traceback' not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('bad, word', [(dict(epochs=0), 'epochs=0'), (dict(bs=0), 'bs=0'), (dict(size=0), 'size=0'), (dict(lr=-1.), 'lr=-1'), (dict(precision='fp8'), "precision='fp8'"),
+                                       (dict(method='byl'), "did you mean 'byol'"), (dict(arch='resnet18_smal'), "did you mean 'resnet18_small'"), (dict(seed=-1), 'seed=-1')])
+def test_bad_settings(bad, word, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(word)): pretrain(tmp_path / 'run', show_bar=False, **{**TINY, **bad})
+
+
+def test_a_run_is_not_overwritten_by_accident(finished):
+    with pytest.raises(ValueError, match='holds a run already'): pretrain(finished[0], show_bar=False, **TINY)
+
+
+def test_checkpoint_of_another_run(finished, tmp_path):
+    out = tmp_path / 'other'
+    out.mkdir()
+    settings = json.loads((finished[0] / 'settings.json').read_text())
+    (out / 'settings.json').write_text(json.dumps({**settings, 'method': 'vicreg'}))
+    (out / 'checkpoint.pth').write_bytes((finished[0] / 'checkpoint.pth').read_bytes())
+    with pytest.raises(ValueError, match="method was 'info_nce', now 'vicreg'"): pretrain(out, resume=True, show_bar=False)
+
+
+def test_precision_by_device():
+    assert pick_precision('auto', torch.device('cpu')) == 'fp32'
+    with pytest.raises(ValueError, match='needs a GPU'): pick_precision('fp16', torch.device('cpu'))
+
+
+def test_real_pictures(shared, tmp_path):
+    "The file format of the hub, on real files: it learns something in a minute"
+    report = pretrain(tmp_path / 'cifar', data=str(shared / 'data' / 'cifar10'), n=2000, epochs=1, supervised=False, show_bar=False)
+    assert report['data']['train'] == 2000 and report['data']['classes'][0] == 'airplane' and report['results']['encoder']['knn'] > .15
+
+
+def test_settings_table_is_complete():
+    "Every setting that the command offers is stored with the run"
+    import inspect
+    from mssl.cli import mssl_train
+    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'no_labels', 'no_supervised'}
+    assert flags | {'labels', 'supervised'} == set(Settings.__dataclass_fields__)
