@@ -45,7 +45,7 @@ def check_range(name:str, # the argument's name
     if a > b: raise ValueError(f'{name}={value!r}: the first number must not be above the second')
     return a, b
 
-# %% ../nbs/core.ipynb #6bf1ddf9
+# %% ../nbs/core.ipynb #f0a36837
 def check_choice(name:str, # the argument's name
                  value, # what came
                  allowed, # the names that exist
@@ -55,7 +55,8 @@ def check_choice(name:str, # the argument's name
     if value in allowed: return value
     near = difflib.get_close_matches(str(value), [str(o) for o in allowed], n=3)
     hint = f"; did you mean {' or '.join(repr(o) for o in near)}?" if near else ''
-    raise ValueError(f"{name}={value!r} is not known{hint} Allowed: {', '.join(str(o) for o in allowed)}")
+    names = ', '.join(str(o) for o in allowed[:30]) + (f', ... ({len(allowed)} names)' if len(allowed) > 30 else '')
+    raise ValueError(f"{name}={value!r} is not known{hint} Allowed: {names}")
 
 # %% ../nbs/core.ipynb #78ac1202
 def as_size(size, # an int, or (height, width)

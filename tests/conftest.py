@@ -13,8 +13,8 @@ def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='run the tests marked slow too')
 
 def pytest_configure(config):
-    "Small tensors gain nothing from many threads, and processes that tests start should not fight for the cores"
-    threads = int(os.environ.get('MSSL_THREADS', min(2, os.cpu_count() or 1)))
+    "One thread each: small tensors gain nothing from more, and on a busy machine two threads that wait for each other are a hundred times slower"
+    threads = int(os.environ.get('MSSL_THREADS', 1))
     os.environ.setdefault('OMP_NUM_THREADS', str(threads))
     torch.set_num_threads(threads)
 

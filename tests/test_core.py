@@ -33,6 +33,8 @@ def test_an_unknown_name_comes_with_its_near_misses():
     with pytest.raises(ValueError) as e: check_choice('level', 'xyzzy', names)
     assert 'did you mean' not in str(e.value) and 'calm' in str(e.value)
     with pytest.raises(ValueError, match='level=7'): check_choice('level', 7, names)
+    with pytest.raises(ValueError, match=r"did you mean 'a99'.*\(1000 names\)") as e: check_choice('arch', 'a 99', [f'a{i}' for i in range(1000)])
+    assert len(str(e.value)) < 400, 'a long list is not printed whole'
 
 @pytest.mark.parametrize('value, pair', [(32, (32, 32)), ((16, 48), (16, 48)), ([16, 48], (16, 48)), (np.int64(8), (8, 8)), (torch.Size([4, 6]), (4, 6))])
 def test_a_size_is_a_pair_of_ints(value, pair):
