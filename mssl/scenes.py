@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from .core import check_number, check_choice
 from .shapes import SHAPES, TEXTURES, TONES, uniform, paint
 
-# %% ../nbs/00a_scenes.ipynb #9610b2a7
+# %% ../nbs/00a_scenes.ipynb #44767f27
 CLASSES = [f'{t} {s}' for t, s in zip(TEXTURES, SHAPES)]
 COLOURS = dict(red=(.82, .39, .36), orange=(.81, .53, .26), yellow=(.71, .63, .25), green=(.40, .66, .36),
                turquoise=(.28, .66, .63), blue=(.42, .54, .84), purple=(.63, .47, .82), pink=(.82, .46, .67))
@@ -25,7 +25,7 @@ GROUNDS = dict(grey=(.40, .40, .40), brown=(.47, .38, .29), green=(.32, .45, .31
 PLACES = ['top left', 'top', 'top right', 'left', 'centre', 'right', 'bottom left', 'bottom', 'bottom right']
 SIZES = ['small', 'medium', 'large']
 
-# %% ../nbs/00a_scenes.ipynb #6641db79
+# %% ../nbs/00a_scenes.ipynb #fbef4455
 def _words(index, words): # a list for [n], one word for a single number
     return words[int(index)] if index.ndim == 0 else [words[i] for i in index.tolist()]
 
@@ -41,7 +41,7 @@ def size_word(box:torch.Tensor, # boxes [n,4] or [4] (top, left, height, width),
     side = box[..., 2:].amax(-1)
     return _words((side >= .4).long() + (side >= .65).long(), SIZES)
 
-# %% ../nbs/00a_scenes.ipynb #5e46760d
+# %% ../nbs/00a_scenes.ipynb #fd79e59c
 @dataclass(frozen=True)
 class Level:
     "What one level draws; lengths are fractions of the picture's side"
@@ -60,7 +60,7 @@ LEVELS = dict(calm=Level(), conflict=Level(conflict=True),
               small=Level(diameter=(.36, .6), spill=.03, edge=.6, uneven=.05, blots=6),
               several=Level(count=(2, 4), diameter=(.34, .54), spill=.02, grounds=tuple(GROUNDS)))
 
-# %% ../nbs/00a_scenes.ipynb #e544b280
+# %% ../nbs/00a_scenes.ipynb #7f587c57
 @dataclass
 class Layout:
     "What stands where, before anything is drawn: n pictures of up to k objects, absent ones with label -1"
@@ -107,7 +107,7 @@ def lay_out(level:str, # one of LEVELS
                   _centres(u('place', k, 24 if k > 1 else 1, 2), diameter, l), diameter,
                   math.radians(l.turn)*(2*u('angle', k) - 1), torch.exp(l.stretch*(u('stretch', k) - .5)))
 
-# %% ../nbs/00a_scenes.ipynb #847e508a
+# %% ../nbs/00a_scenes.ipynb #1db79a86
 def _field(grid, size): return F.interpolate(grid, size=(size, size), mode='bilinear', align_corners=True)
 
 def draw_ground(layout:Layout, # from `lay_out`
@@ -164,7 +164,7 @@ def draw(level:str, # one of LEVELS
         masks = [m & ~mask for m in masks] + [mask]
     return image.clamp_(0, 1).mul_(255).round_().to(torch.uint8), torch.stack(masks, 1), layout
 
-# %% ../nbs/00a_scenes.ipynb #dc3a9f13
+# %% ../nbs/00a_scenes.ipynb #7f3eae78
 def mask_box(mask:torch.Tensor, # bool [...,H,W], True on the object
             )->torch.Tensor: # float [...,4] (top, left, height, width), fractions, half-open; zeros where the mask is empty
     "The tight box around a mask"
@@ -177,7 +177,7 @@ def mask_box(mask:torch.Tensor, # bool [...,H,W], True on the object
     (top, height), (left, width) = sides
     return torch.stack([top, left, height, width], -1)
 
-# %% ../nbs/00a_scenes.ipynb #ce7f29dd
+# %% ../nbs/00a_scenes.ipynb #551e7ad4
 @dataclass
 class Objects:
     "The truth about n pictures of up to k objects, the largest first; absent ones have label, texture and colour -1"
@@ -194,7 +194,7 @@ class Objects:
     @property
     def shape(self): return self.label # index into `shapes` [n,k]: class k has shape k
 
-# %% ../nbs/00a_scenes.ipynb #88e93aa6
+# %% ../nbs/00a_scenes.ipynb #1b4e0ec5
 PARTS = ('size', 'texture', 'colour', 'shape', 'place', 'ground')
 
 def caption_of(objects:Objects, # the truth about n pictures
@@ -219,7 +219,7 @@ def caption_of(objects:Objects, # the truth about n pictures
         return text + (f', on {list(GROUNDS)[ground[i]]}' if ground is not None and 'ground' in parts else '')
     return [whole(i) for i in range(n)]
 
-# %% ../nbs/00a_scenes.ipynb #e16c7e3b
+# %% ../nbs/00a_scenes.ipynb #d5d906cc
 @dataclass
 class Scenes:
     "n pictures and the truth about them; a slice, a list or a tensor as index gives Scenes again, and so does a number"
@@ -244,7 +244,7 @@ class Scenes:
         part = {f: getattr(self, f)[i] for f in ('image', 'objects', 'ground', 'mask', 'box', 'label')}
         return replace(self, caption=[self.caption[j] for j in i.tolist()], **part)
 
-# %% ../nbs/00a_scenes.ipynb #ddc78b09
+# %% ../nbs/00a_scenes.ipynb #94103d6b
 STORED = ('image', 'mask', 'label', 'texture', 'colour', 'named', 'ground')
 BATCH, WORTH = 250, 2**20 # pictures drawn at once; pixels from which on a set is kept on disk
 
@@ -284,7 +284,7 @@ def _write(file, got):
         if file.parent not in _warned: warnings.warn(f'scenes are drawn anew every time, {file.parent} cannot be written ({e}); set MSSL_CACHE to another folder')
         _warned.add(file.parent)
 
-# %% ../nbs/00a_scenes.ipynb #bd49cac7
+# %% ../nbs/00a_scenes.ipynb #5acee26f
 def scenes(n:int, # number of pictures, at least 1
            size:int=64, # pixels along a side, at least 16
            seed:int=0, # which set; another seed, other pictures
