@@ -87,7 +87,7 @@ def test_killed_while_training_goes_on_to_the_same_end(tmp_path):
     whole = run([*FLAGS, '--epochs', '4', '--out', 'whole'], tmp_path)
     assert whole.returncode == 0, whole.stderr
     victim = subprocess.Popen(CLI + [*FLAGS, '--epochs', '4', '--out', 'cut'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not (tmp_path / 'cut' / 'checkpoint.pth').exists() and time.time() < deadline and victim.poll() is None: time.sleep(.002)
     victim.kill(); victim.wait()
     epochs_done = torch.load(tmp_path / 'cut' / 'checkpoint.pth', weights_only=True)['epoch']
@@ -99,11 +99,12 @@ def test_killed_while_training_goes_on_to_the_same_end(tmp_path):
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for another process')
 def test_ctrl_c_saves(tmp_path):
-    child = subprocess.Popen(CLI + ['--n', '1000', '--bs', '32', '--size', '16', '--epochs', '200', '--out', 'run'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.time() + 120
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) # a shell's background job would ignore it, and so would its children
+    child = subprocess.Popen(CLI + ['--n', '300', '--bs', '32', '--size', '16', '--epochs', '200', '--out', 'run'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=listen)
+    deadline = time.time() + 300
     while not (tmp_path / 'run' / 'checkpoint.pth').exists() and time.time() < deadline and child.poll() is None: time.sleep(.01)
     child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=120)[0]
+    said = child.communicate(timeout=300)[0]
     assert child.returncode == 0 and 'stopped by hand in epoch' in said and '--resume' in said, said[-2000:]
     assert mssl.load_encoder(tmp_path / 'run')(scenes(2, 16).image).shape == (2, 256)
     assert 'stopped by hand' in (tmp_path / 'run' / 'report.html').read_text()
