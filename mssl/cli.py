@@ -11,17 +11,17 @@ from fastcore.script import call_parse
 from .train import Settings, pretrain
 from .report import summary
 
-# %% ../nbs/cli.ipynb #1bb363f0
+# %% ../nbs/cli.ipynb #fd1116e7
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
                arch:str='', # any timm name; empty: the recipe's own
-               epochs:int=5, # passes over the training pictures
-               bs:int=256, # pictures a batch
+               epochs:int=8, # passes over the training pictures
+               bs:int=64, # pictures a batch
                size:int=32, # pixels of the views
                lr:float=0., # peak learning rate; 0: the recipe's own
                n:int=0, # at most so many training pictures; 0: all (10,000 scenes)
-               augment:str='', # how views are made: small, simclr, moco_v2, byol, weak, none; empty: the recipe's own
+               augment:str='', # how views are made: small, simclr, moco_v2, byol, scenes, weak, none; empty: the recipe's own, on scenes 'scenes'
                seed:int=0, # of the pictures, weights, order and views
                device:str='', # cpu, cuda, cuda:1; empty: a GPU if there is one
                precision:str='auto', # auto, fp32, fp16 or bf16

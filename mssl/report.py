@@ -45,7 +45,7 @@ def loading_lines(report:dict, # from `train.pretrain`
             f"import timm\nfrom safetensors.torch import load_file\n{small}bare = timm.create_model({report['arch']!r}, num_classes=0{extra})\n"
             f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised as in encoder.json")
 
-# %% ../nbs/report.ipynb #c0ed0903
+# %% ../nbs/report.ipynb #95b7ffac
 def percent(v): return '–' if v is None else f'{100 * v:.1f} %'
 
 def summary(report:dict)->str: # a sentence
@@ -55,7 +55,7 @@ def summary(report:dict)->str: # a sentence
     if 'encoder' not in r:
         last = report['history'][-1] if report['history'] else {}
         return start + '. There are no labels: look at the neighbours and the gauges' + (f" (spread {last['spread']:.2f}, rank {last['rank']:.0f})." if 'spread' in last else '.')
-    text = f"{start}: 20-NN {percent(r['encoder']['knn'])}, untrained {percent(r['untrained']['knn'])}"
+    text = f"{start}: 20-NN {percent(r['encoder']['knn'])}, untrained {percent(r['untrained']['knn'])}, pixels {percent(r['pixels']['knn'])}"
     return text + (f", supervised {percent(r['supervised']['knn'])}." if 'supervised' in r else '.')
 
 def _neighbours(learn, rows=6, k=5):
@@ -77,12 +77,12 @@ def write_report(out, # the run folder
     def add(title, *content): parts.append(f'<h2>{html.escape(title)}</h2>' + ''.join(content))
     if report['stopped']: parts.append(f"<p class=note>{html.escape(report['stopped'])}</p>")
     if r:
-        names = dict(untrained='untrained', encoder='this encoder', supervised='trained with labels')
+        names = dict(pixels='pixels, 16 x 16', untrained='untrained', encoder='this encoder', supervised='trained with labels')
         add('Result', table_html([['', '20-NN', 'linear probe']] + [[names[k], percent(r[k]['knn']), percent(r[k]['linear'])] for k in names if k in r], (1, 2)),
             f"<p>Share of {report['data']['valid']:,} validation pictures that are named right from frozen features.</p>")
     if h:
         figures = [show_curves({'training': [o['train_loss'] for o in h], 'validation': [o['valid_loss'] for o in h]}, title='loss')]
-        if 'knn' in h[0]: figures.append(show_curves({'this encoder': [o['knn'] for o in h]}, title='20-NN accuracy', references={k: r[k]['knn'] for k in ('untrained', 'supervised') if k in r and r[k]['knn'] is not None}))
+        if 'knn' in h[0]: figures.append(show_curves({'this encoder': [o['knn'] for o in h]}, title='20-NN accuracy', references={k: r[k]['knn'] for k in ('pixels', 'untrained', 'supervised') if k in r and r[k]['knn'] is not None}))
         if 'spread' in h[0]: figures += [show_curves({'spread': [o['spread'] for o in h]}, title='spread of the embeddings (1 healthy, 0 collapsed)'), show_curves({'RankMe': [o['rank'] for o in h]}, title='dimensions in use (RankMe)')]
         add('While it trained', *map(figure_html, figures))
     add('Views it was trained on', figure_html(learn.views.show(4), quality=85))
@@ -90,7 +90,7 @@ def write_report(out, # the run folder
     if neighbours is not None: add('Nearest neighbours', '<p>Left: a validation picture. Right: the others that the encoder finds most alike' + (', framed by whether the class is the same.' if r else '.') + '</p>', figure_html(neighbours, quality=85))
     kwargs = getattr(getattr(learn.model, 'module', learn.model).encoder, 'mssl_source', {}).get('kwargs', {})
     add('Load it', f'<pre>{html.escape(loading_lines(report, out, kwargs))}</pre>')
-    settings = [['setting', '']] + [[k, v] for k, v in {**s, 'arch': report['arch'], 'lr': report['lr'], 'precision': report['precision'], 'device': report['device'], 'minutes': report['minutes'], **report['versions']}.items()]
+    settings = [['setting', '']] + [[k, v] for k, v in {**s, 'arch': report['arch'], 'augment': report['augment'], 'lr': report['lr'], 'precision': report['precision'], 'device': report['device'], 'minutes': report['minutes'], **report['versions']}.items()]
     add('Settings', f"<p>{html.escape(report['recipe']['text'])} ({html.escape(report['recipe']['source'])})</p>", table_html(settings))
     if report['data']['skipped']: add(f"{len(report['data']['skipped'])} pictures were skipped", table_html([['file', 'reason']] + report['data']['skipped'][:50]))
     title = f"{s['method']} on {s['data']}"

@@ -17,11 +17,11 @@ from safetensors.torch import load, save
 from .core import check_number, check_choice
 from .shapes import SHAPES, TEXTURES, TONES, uniform, paint
 
-# %% ../nbs/00a_scenes.ipynb #44767f27
+# %% ../nbs/00a_scenes.ipynb #4c2fa136
 CLASSES = [f'{t} {s}' for t, s in zip(TEXTURES, SHAPES)]
-COLOURS = dict(red=(.82, .39, .36), orange=(.81, .53, .26), yellow=(.71, .63, .25), green=(.40, .66, .36),
-               turquoise=(.28, .66, .63), blue=(.42, .54, .84), purple=(.63, .47, .82), pink=(.82, .46, .67))
-GROUNDS = dict(grey=(.40, .40, .40), brown=(.47, .38, .29), green=(.32, .45, .31), blue=(.30, .39, .52))
+COLOURS = dict(red=(.93, .38, .36), orange=(.85, .53, .12), yellow=(.68, .62, .05), green=(.25, .72, .28),
+               turquoise=(.08, .70, .68), blue=(.34, .56, .98), purple=(.67, .45, .95), pink=(.93, .40, .70))
+GROUNDS = dict(grey=(.36, .36, .36), brown=(.50, .33, .20), green=(.22, .43, .24), blue=(.22, .38, .62), violet=(.42, .30, .55))
 PLACES = ['top left', 'top', 'top right', 'left', 'centre', 'right', 'bottom left', 'bottom', 'bottom right']
 SIZES = ['small', 'medium', 'large']
 
@@ -41,24 +41,24 @@ def size_word(box:torch.Tensor, # boxes [n,4] or [4] (top, left, height, width),
     side = box[..., 2:].amax(-1)
     return _words((side >= .4).long() + (side >= .65).long(), SIZES)
 
-# %% ../nbs/00a_scenes.ipynb #fd79e59c
+# %% ../nbs/00a_scenes.ipynb #29e3040c
 @dataclass(frozen=True)
 class Level:
     "What one level draws; lengths are fractions of the picture's side"
     count:tuple = (1, 1) # fewest and most objects
-    diameter:tuple = (.55, .85) # of the circle around an object
-    spill:float = .08 # how far that circle may leave the picture
+    diameter:tuple = (.44, .7) # of the circle around an object
+    spill:float = .13 # how far that circle may leave the picture
     edge:float = 1. # 1: anywhere with equal chance; below: rather near an edge
-    turn:float = 30. # objects are turned by up to so many degrees
+    turn:float = 45. # objects are turned by up to so many degrees
     stretch:float = .2 # log of the largest stretch along one side
-    grounds:tuple = ('grey',) # names of the backgrounds
+    grounds:tuple = tuple(GROUNDS) # names of the backgrounds
     uneven:float = .03 # amplitude of the background's slow changes
     blots:int = 0 # soft dark and light spots on the background
     conflict:bool = False # is the texture that of another class?
 
 LEVELS = dict(calm=Level(), conflict=Level(conflict=True),
               small=Level(diameter=(.36, .6), spill=.03, edge=.6, uneven=.05, blots=6),
-              several=Level(count=(2, 4), diameter=(.34, .54), spill=.02, grounds=tuple(GROUNDS)))
+              several=Level(count=(2, 4), diameter=(.34, .54), spill=.02))
 
 # %% ../nbs/00a_scenes.ipynb #7f587c57
 @dataclass

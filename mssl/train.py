@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'Settings', 'pick_precision', 'quiet', 'device_name',
            'pretrain']
 
-# %% ../nbs/train.ipynb #b7832338
+# %% ../nbs/train.ipynb #59bd0b72
 import contextlib, json, platform, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from . import __version__
 from .core import check_number, check_choice, keep_random, random_state, set_random_state, write_whole, as_size
 from .data import image_dls
 from .encoders import create_encoder, feature_dim, pool_features
-from .evaluation import knn_accuracy, linear_probe
+from .evaluation import knn_accuracy, linear_probe, pixel_features
 from .gauges import KNNGauge, SpreadGauge, encode
-from .recipes import RECIPES, recipe_learner
+from .recipes import RECIPES, recipe_learner, usual_augment
 from .report import write_report
 from .views import Views
 
@@ -85,7 +85,7 @@ class Checkpoint(Callback):
                      history=self.history, settings=self.settings)
         write_whole(self.path, lambda p: torch.save(_plain(state), p))
 
-# %% ../nbs/train.ipynb #6aa9d024
+# %% ../nbs/train.ipynb #5610d01f
 class Classifier(nn.Module):
     "An encoder with a linear layer"
     def __init__(self, encoder, classes):
@@ -104,6 +104,13 @@ def supervised_learner(dls, # with labels
     view = Views(size, 'weak', n=1)
     return Learner(dls, Classifier(create_encoder(arch, **kwargs), classes), loss_func=CrossEntropyLossFlat(), cbs=[view, *cbs])
 
+def _pixels(dls, n=20_000):
+    "The floor: weighted 20-NN of the pixels themselves"
+    a, b = dls.train_ds[:n], dls.valid_ds[:n]
+    mean = a.image.float().mean((0, 2, 3)) / 255
+    z, z_test = (pixel_features(o.image, mean=mean).cpu() for o in (a, b))
+    return dict(knn=float(knn_accuracy(z, a.label.cpu(), z_test, b.label.cpu(), k=min(20, len(z)))), linear=None)
+
 def measure(learn, # a `Learner` with `Views` over labelled pictures
             n:int=20_000, # at most so many pictures of each set
            )->dict: # knn and linear: share of the validation pictures that are named right
@@ -112,15 +119,15 @@ def measure(learn, # a `Learner` with `Views` over labelled pictures
     if not (torch.isfinite(z).all() and torch.isfinite(z_test).all()): return dict(knn=None, linear=None)
     return dict(knn=float(knn_accuracy(z, y, z_test, y_test, k=min(20, len(z)))), linear=float(linear_probe(z, y, z_test, y_test)))
 
-# %% ../nbs/train.ipynb #8404c8e7
+# %% ../nbs/train.ipynb #c491e74c
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
     data:str='scenes'       # 'scenes', 'scenes:small', a folder of pictures, a parquet file or folder
     method:str='info_nce'   # one of recipes.RECIPES
     arch:str=None           # any timm name; the recipe's when None
-    epochs:int=5            # passes over the training pictures
-    bs:int=256              # pictures a batch
+    epochs:int=8            # passes over the training pictures
+    bs:int=64               # pictures a batch; on few processor cores many small steps teach more than few large ones
     size:int=32             # pixels of the views
     lr:float=None           # peak learning rate; the recipe's when None
     n:int=None              # at most so many training pictures
@@ -177,7 +184,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
 
-# %% ../nbs/train.ipynb #412ad788
+# %% ../nbs/train.ipynb #4a4eed8e
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -204,7 +211,7 @@ def pretrain(out='runs/run', # the run folder
     learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*gauges, keep, *cbs], model_kwargs=kwargs)
     if precision != 'fp32': learn = learn.to_fp16() if precision == 'fp16' else learn.to_bf16()
     learn.model.to(device, memory_format=torch.channels_last) # a third faster for ConvNets, on a CPU too
-    results = dict(untrained=measure(learn)) if labelled else {}
+    results = dict(pixels=_pixels(dls), untrained=measure(learn)) if labelled else {}
     done, started, stopped = keep.load(learn) if resume else 0, time.perf_counter(), None
     if done < s.epochs:
         try:
@@ -215,7 +222,7 @@ def pretrain(out='runs/run', # the run folder
     with keep_random(device=device):
         if labelled: results['encoder'] = measure(learn)
         if labelled and s.supervised and not stopped: results['supervised'] = _supervised(dls, arch, s, kwargs, show_bar)
-        report = dict(settings=asdict(s), arch=arch, results=results, minutes=round(minutes, 2), stopped=stopped, history=keep.history,
+        report = dict(settings=asdict(s), arch=arch, augment=s.augment or usual_augment(r, dls), results=results, minutes=round(minutes, 2), stopped=stopped, history=keep.history,
                       device=device_name(device), precision=precision, lr=s.lr or r.lr, recipe=dict(text=r.text, source=r.source),
                       data=dict(source=s.data, train=len(dls.train_ds), valid=len(dls.valid_ds), classes=dls.train_ds.classes, skipped=dls.train_ds.skipped + dls.valid_ds.skipped),
                       versions=dict(mssl=__version__, torch=torch.__version__, python=platform.python_version()))
