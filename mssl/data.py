@@ -53,7 +53,7 @@ class Pictures:
         some = self.image[::max(1, len(self) // 5000)].float().div_(255)
         return some.mean((0, 2, 3)).tolist(), some.std((0, 2, 3)).clamp_min(1e-3).tolist()
 
-# %% ../nbs/00_data.ipynb #131da11a
+# %% ../nbs/00_data.ipynb #05e4dcd0
 ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
 TINIEST = 8 # pixels: a picture with a shorter side below this is no picture
 
@@ -99,7 +99,7 @@ def decode(data, # a path, or the bytes of a picture
         image = image.resize(size[::-1], Image.Resampling.BILINEAR, box=part)
     return np.asarray(image), fit, full
 
-# %% ../nbs/00_data.ipynb #be624cae
+# %% ../nbs/00_data.ipynb #53826fc7
 def _decode_all(items, names, size, method, workers=None):
     "Decode in threads -> (uint8 [n,3,H,W], kept row numbers, fits, full sizes, skipped)"
     def one(i):
@@ -154,7 +154,7 @@ def load_folder(path, # a folder of pictures, or of one folder per class
         label = torch.tensor([classes.index(o) for o in names])
     return Pictures(image, label, classes if labels else None, name=path.name, skipped=skipped)
 
-# %% ../nbs/00_data.ipynb #cdc5f31a
+# %% ../nbs/00_data.ipynb #c8c0b81a
 def _class_names(schema, labels):
     "Names of the classes from the schema's `huggingface` metadata, else numbers"
     info = json.loads((schema.metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -197,7 +197,7 @@ def load_parquet(path, # one file, or a list of shards
     classes = _class_names(tables[0].schema, label) if label is not None else None
     return Pictures(image, label, classes, caption, box, shards[0].parent.name if len(shards) > 1 else shards[0].stem, skipped)
 
-# %% ../nbs/00_data.ipynb #ccb6f799
+# %% ../nbs/00_data.ipynb #5211e144
 class ResidentLoader(DataLoader):
     "A fastai `DataLoader` over `Pictures` that lie on the device as uint8; batches are (image, label) or (image,)"
     def __init__(self, dataset, bs=256, shuffle=False, drop_last=False, device=None, **kwargs):
@@ -228,7 +228,7 @@ class ResidentLoader(DataLoader):
             i = torch.tensor(ids, device=self.image.device)
             yield (self.image[i],) if self.label is None else (self.image[i], self.label[i])
 
-# %% ../nbs/00_data.ipynb #d46c62d8
+# %% ../nbs/00_data.ipynb #00c615d3
 SPLITS = dict(train=('train',), valid=('val', 'valid', 'validation', 'dev', 'test'))
 
 def _split_of(name):

@@ -25,7 +25,7 @@ GROUNDS = dict(grey=(.36, .36, .36), brown=(.50, .33, .20), green=(.22, .43, .24
 PLACES = ['top left', 'top', 'top right', 'left', 'centre', 'right', 'bottom left', 'bottom', 'bottom right']
 SIZES = ['small', 'medium', 'large']
 
-# %% ../nbs/00a_scenes.ipynb #fbef4455
+# %% ../nbs/00a_scenes.ipynb #7adeb808
 def _words(index, words): # a list for [n], one word for a single number
     return words[int(index)] if index.ndim == 0 else [words[i] for i in index.tolist()]
 
@@ -37,9 +37,9 @@ def place_word(box:torch.Tensor, # boxes [n,4] or [4] (top, left, height, width)
 
 def size_word(box:torch.Tensor, # boxes [n,4] or [4] (top, left, height, width), fractions of the picture
              ): # a list of n words, or one word; one of SIZES
-    "How large a box is, by its longer side: small below .4, medium below .65, large from there on"
+    "How large a box is, by its longer side: small below .35, medium below .5, large from there on"
     side = box[..., 2:].amax(-1)
-    return _words((side >= .4).long() + (side >= .65).long(), SIZES)
+    return _words((side >= .35).long() + (side >= .5).long(), SIZES)
 
 # %% ../nbs/00a_scenes.ipynb #29e3040c
 @dataclass(frozen=True)

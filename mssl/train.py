@@ -25,7 +25,7 @@ from .recipes import RECIPES, recipe_learner, usual_augment
 from .report import write_report
 from .views import Views
 
-# %% ../nbs/train.ipynb #2e045ceb
+# %% ../nbs/train.ipynb #09f679a9
 def _plain(o):
     "Lists, tuples, dicts, tensors and numbers only, so that torch reads the file back without running code"
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
@@ -68,6 +68,8 @@ class Checkpoint(Callback):
         self._train_loader().rng.setstate(self._state['loader'])
         self._state = None
 
+    def after_train(self): self._train_seconds = time.perf_counter() - self._started # without validation and gauges
+
     def _train_loader(self):
         dl = self.dls.train
         return getattr(dl, 'dl', dl) # the loader inside a distributed one
@@ -76,7 +78,7 @@ class Checkpoint(Callback):
         if not self._trained: return # an epoch that was skipped on resuming
         self._trained = False
         row = dict(zip(self.recorder.metric_names, [float(o) if not isinstance(o, str) and o is not None else o for o in self.recorder.log]))
-        row.update(epoch=self.epoch, seconds=round(time.perf_counter() - self._started, 2))
+        row.update(epoch=self.epoch, seconds=round(time.perf_counter() - self._started, 2), train_seconds=round(self._train_seconds, 2))
         self.history.append({k: v for k, v in row.items() if k != 'time'})
         scaler = getattr(getattr(self.learn, 'mixed_precision', None), 'scaler', None)
         model, smooth = getattr(self.model, 'module', self.model), self.recorder.smooth_loss
@@ -184,7 +186,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
 
-# %% ../nbs/train.ipynb #4a4eed8e
+# %% ../nbs/train.ipynb #37b8842d
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -222,7 +224,7 @@ def pretrain(out='runs/run', # the run folder
     with keep_random(device=device):
         if labelled: results['encoder'] = measure(learn)
         if labelled and s.supervised and not stopped: results['supervised'] = _supervised(dls, arch, s, kwargs, show_bar)
-        report = dict(settings=asdict(s), arch=arch, augment=s.augment or usual_augment(r, dls), results=results, minutes=round(minutes, 2), stopped=stopped, history=keep.history,
+        report = dict(settings=asdict(s), arch=arch, augment=s.augment or usual_augment(r, dls), results=results, minutes=round(minutes, 2), minutes_training=round(sum(h.get('train_seconds', 0) for h in keep.history) / 60, 2), stopped=stopped, history=keep.history,
                       device=device_name(device), precision=precision, lr=s.lr or r.lr, recipe=dict(text=r.text, source=r.source),
                       data=dict(source=s.data, train=len(dls.train_ds), valid=len(dls.valid_ds), classes=dls.train_ds.classes, skipped=dls.train_ds.skipped + dls.valid_ds.skipped),
                       versions=dict(mssl=__version__, torch=torch.__version__, python=platform.python_version()))

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from mssl.evaluation import (Features, embed, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest, rank_me, spread)
+from mssl.evaluation import (Features, embed, pixel_features, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest, rank_me, spread)
 
 def blobs(n, classes=6, width=16, seed=0, distance=1.5):
     g = torch.Generator().manual_seed(seed)
@@ -16,6 +16,23 @@ def blobs(n, classes=6, width=16, seed=0, distance=1.5):
 def sets(): return *blobs(1200), *blobs(700, seed=1)
 
 def rotation(width, seed=0): return torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)).double())[0]
+
+# pixels
+
+def test_pixel_features_are_the_small_picture_without_the_channels_means():
+    x = pictures(20).repeat_interleave(2, 2).repeat_interleave(2, 3) # 16 px, each pixel four times
+    z = pixel_features(x, 8).view(20, 3, 8, 8)
+    assert z.mean((0, 2, 3)).abs().max() < 1e-3
+    same = pixel_features(pictures(20), 8).view(20, 3, 8, 8) # no change of size: the pixels themselves
+    assert torch.allclose(same, pictures(20) / 255 - (pictures(20) / 255).mean((0, 2, 3)).view(3, 1, 1), atol=1e-5)
+    assert torch.allclose(pixel_features(pictures(5), 8, mean=(.1, .2, .3)).view(5, 3, 64)[:, 2], pictures(5)[:, 2].flatten(1) / 255 - .3, atol=1e-5)
+
+def test_pixel_features_of_flat_pictures_are_flat():
+    x = torch.full((4, 3, 40, 30), .25) + torch.arange(4).view(4, 1, 1, 1) / 8
+    z = pixel_features(x, 16, mean=(0, 0, 0))
+    assert z.shape == (4, 768) and torch.allclose(z, x[:, :1, 0, 0].expand(4, 768))
+    with pytest.raises(ValueError, match='size=0'): pixel_features(x, 0)
+    with pytest.raises(ValueError, match='images'): pixel_features(x[0])
 
 # embed
 

@@ -46,14 +46,14 @@ def test_run_folder(finished):
     out, report = finished
     assert {p.name for p in out.iterdir()} == {'report.html', 'report.json', 'settings.json', 'encoder.safetensors', 'encoder.json', 'checkpoint.pth'}
     assert json.loads((out / 'report.json').read_text()) == json.loads(json.dumps(report))
-    assert set(report['results']) == {'untrained', 'encoder', 'supervised'}
-    assert len(report['history']) == 2 and {'train_loss', 'valid_loss', 'knn', 'spread', 'rank', 'seconds'} <= set(report['history'][0])
+    assert set(report['results']) == {'pixels', 'untrained', 'encoder', 'supervised'} and report['augment'] == 'scenes'
+    assert len(report['history']) == 2 and {'train_loss', 'valid_loss', 'knn', 'spread', 'rank', 'seconds', 'train_seconds'} <= set(report['history'][0])
 
 
 def test_report_opens_alone(finished):
     page = (finished[0] / 'report.html').read_text()
     assert not re.search(r'(src|href)="?(?!data:)[^" >]*(//|\.(png|js|css))', page) and 'src=' in page, 'pictures are inside, nothing is fetched'
-    for word in ('Result', 'While it trained', 'Views it was trained on', 'Nearest neighbours', 'Load it', 'Settings', 'untrained', 'trained with labels'): assert word in page, word
+    for word in ('Result', 'While it trained', 'Views it was trained on', 'Nearest neighbours', 'Load it', 'Settings', 'pixels, 16 x 16', 'untrained', 'trained with labels'): assert word in page, word
     assert all('alt=' in tag for tag in re.findall(r'<img[^>]*?>', page[:200_000_000]))
 
 

@@ -30,7 +30,7 @@ def run(level, seed, epochs):
     with tempfile.TemporaryDirectory() as out:
         report = pretrain(out, data=f'scenes:{level}', seed=seed, epochs=epochs, show_bar=False)
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    keep = ('settings', 'arch', 'augment', 'results', 'minutes', 'device', 'precision', 'lr', 'versions')
+    keep = ('settings', 'arch', 'augment', 'results', 'minutes', 'minutes_training', 'device', 'precision', 'lr', 'versions')
     return {**{k: report[k] for k in keep}, 'miss_rate': miss_rate(scenes(10_000, level=level, seed=seed).box), 'commit': commit}
 
 def main(only=None, again=False):
