@@ -8,7 +8,7 @@ import argparse, json, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL = dict(cifar10=['--epochs', '3'], clothing10=['--epochs', '30', '--size', '48']) # flags beside --data and --out
+REAL = dict(cifar10=['--epochs', '3'], clothing10=['--epochs', '30']) # flags beside --data and --out
 
 def command(name): # 'train' or 'test' -> README's command
     return subprocess.run([sys.executable, ROOT / 'scripts' / 'make_readme.py', '--command', name], capture_output=True, text=True, check=True).stdout.strip()
