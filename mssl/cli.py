@@ -11,12 +11,12 @@ from fastcore.script import call_parse
 from .train import Settings, pretrain
 from .report import summary
 
-# %% ../nbs/cli.ipynb #fd1116e7
+# %% ../nbs/cli.ipynb #ee4fc324
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
                arch:str='', # any timm name; empty: the recipe's own
-               epochs:int=8, # passes over the training pictures
+               epochs:int=6, # passes over the training pictures
                bs:int=64, # pictures a batch
                size:int=32, # pixels of the views
                lr:float=0., # peak learning rate; 0: the recipe's own

@@ -121,14 +121,14 @@ def measure(learn, # a `Learner` with `Views` over labelled pictures
     if not (torch.isfinite(z).all() and torch.isfinite(z_test).all()): return dict(knn=None, linear=None)
     return dict(knn=float(knn_accuracy(z, y, z_test, y_test, k=min(20, len(z)))), linear=float(linear_probe(z, y, z_test, y_test)))
 
-# %% ../nbs/train.ipynb #c491e74c
+# %% ../nbs/train.ipynb #fffb0817
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
     data:str='scenes'       # 'scenes', 'scenes:small', a folder of pictures, a parquet file or folder
     method:str='info_nce'   # one of recipes.RECIPES
     arch:str=None           # any timm name; the recipe's when None
-    epochs:int=8            # passes over the training pictures
+    epochs:int=6            # passes over the training pictures
     bs:int=64               # pictures a batch; on few processor cores many small steps teach more than few large ones
     size:int=32             # pixels of the views
     lr:float=None           # peak learning rate; the recipe's when None
