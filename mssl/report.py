@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STYLE', 'table_html', 'loading_lines', 'percent', 'summary', 'write_report']
 
-# %% ../nbs/report.ipynb #0d11a589
+# %% ../nbs/report.ipynb #1c1ea945
 import html
 from pathlib import Path
 import torch
 from .core import write_whole
 from .evaluation import nearest
-from .gauges import encode
+from .gauges import encode, some_rows
 from .show import figure_html, show_curves, show_neighbours
 
 # %% ../nbs/report.ipynb #16d9c59f
@@ -45,7 +45,7 @@ def loading_lines(report:dict, # from `train.pretrain`
             f"import timm\nfrom safetensors.torch import load_file\n{small}bare = timm.create_model({report['arch']!r}, num_classes=0{extra})\n"
             f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised as in encoder.json")
 
-# %% ../nbs/report.ipynb #95b7ffac
+# %% ../nbs/report.ipynb #eb067b2c
 def percent(v): return '–' if v is None else f'{100 * v:.1f} %'
 
 def summary(report:dict)->str: # a sentence
@@ -65,7 +65,8 @@ def _neighbours(learn, rows=6, k=5):
     k, ask = min(k, len(z) - 1), torch.linspace(0, len(z) - 1, min(rows, len(z))).long()
     near = nearest(z[ask], z, k + 1)
     near = torch.stack([n[n != q][:k] for n, q in zip(near, ask)])
-    image = learn.dls.valid_ds.image.cpu()
+    valid = learn.dls.valid_ds
+    image = valid[some_rows(len(valid), 4000) or slice(None)].image.cpu()
     return show_neighbours(image[ask], image[near], None if y is None else y[near] == y[ask].unsqueeze(1))
 
 def write_report(out, # the run folder

@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'Settings', 'pick_precision', 'quiet', 'device_name',
            'pretrain']
 
-# %% ../nbs/train.ipynb #59bd0b72
+# %% ../nbs/train.ipynb #6fbad088
 import contextlib, json, platform, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from .core import check_number, check_choice, keep_random, random_state, set_ran
 from .data import image_dls
 from .encoders import create_encoder, feature_dim, pool_features
 from .evaluation import knn_accuracy, linear_probe, pixel_features
-from .gauges import KNNGauge, SpreadGauge, encode
+from .gauges import KNNGauge, SpreadGauge, encode, some_rows
 from .recipes import RECIPES, recipe_learner, usual_augment
 from .report import write_report
 from .views import Views
@@ -87,7 +87,7 @@ class Checkpoint(Callback):
                      history=self.history, settings=self.settings)
         write_whole(self.path, lambda p: torch.save(_plain(state), p))
 
-# %% ../nbs/train.ipynb #5610d01f
+# %% ../nbs/train.ipynb #2db16b2a
 class Classifier(nn.Module):
     "An encoder with a linear layer"
     def __init__(self, encoder, classes):
@@ -108,7 +108,7 @@ def supervised_learner(dls, # with labels
 
 def _pixels(dls, n=20_000):
     "The floor: weighted 20-NN of the pixels themselves"
-    a, b = dls.train_ds[:n], dls.valid_ds[:n]
+    a, b = (ds[some_rows(len(ds), n) or slice(None)] for ds in (dls.train_ds, dls.valid_ds))
     mean = a.image.float().mean((0, 2, 3)) / 255
     z, z_test = (pixel_features(o.image, mean=mean).cpu() for o in (a, b))
     return dict(knn=float(knn_accuracy(z, a.label.cpu(), z_test, b.label.cpu(), k=min(20, len(z)))), linear=None)
