@@ -11,7 +11,7 @@ from fastcore.script import call_parse
 from .train import Settings, pretrain
 from .report import summary
 
-# %% ../nbs/cli.ipynb #ee4fc324
+# %% ../nbs/cli.ipynb #d8ed0584
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
@@ -28,13 +28,13 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
                out:str='', # the run folder; empty: runs/DATA-METHOD-SEED
                resume:bool=False, # go on with the run in the folder
                overwrite:bool=False, # replace a run in the folder
-               no_labels:bool=False, # leave labels out even where there are some
-               no_supervised:bool=False, # do not train the supervised line
+               unlabelled:bool=False, # leave labels out even where there are some
+               unsupervised:bool=False, # do not train the supervised line
               ):
     "Pretrain an encoder on pictures, labelled or not; leave a report, the encoder and a checkpoint in a run folder"
     out = out or f"runs/{data.rstrip('/').split('/')[-1].replace(':', '-').replace('.parquet', '')}-{method}-{seed}"
     settings = {} if resume else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None,
-                                      labels=not no_labels, supervised=not no_supervised, seed=seed, precision=precision)
+                                      labels=not unlabelled, supervised=not unsupervised, seed=seed, precision=precision)
     warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr)
     try: report = pretrain(out, resume=resume, overwrite=overwrite, device=device or None, **settings)
     except ValueError as e: sys.exit(f'mssl_train: {e}')

@@ -121,7 +121,7 @@ def measure(learn, # a `Learner` with `Views` over labelled pictures
     if not (torch.isfinite(z).all() and torch.isfinite(z_test).all()): return dict(knn=None, linear=None)
     return dict(knn=float(knn_accuracy(z, y, z_test, y_test, k=min(20, len(z)))), linear=float(linear_probe(z, y, z_test, y_test)))
 
-# %% ../nbs/train.ipynb #fffb0817
+# %% ../nbs/train.ipynb #3c000bdc
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
@@ -184,7 +184,7 @@ def _supervised(dls, arch, s, kwargs, show_bar):
 
 def device_name(device)->str:
     "What the training ran on, in words"
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
 # %% ../nbs/train.ipynb #37b8842d
 def pretrain(out='runs/run', # the run folder

@@ -19,7 +19,7 @@ from mssl.scenes import scenes
 from mssl.train import Settings, pick_precision, pretrain
 
 TINY = dict(n=96, bs=32, size=16, epochs=2)
-FLAGS = ['--n', '96', '--bs', '32', '--size', '16', '--no_supervised']
+FLAGS = ['--n', '96', '--bs', '32', '--size', '16', '--unsupervised']
 CLI = [shutil.which('mssl_train', path=str(Path(sys.executable).parent)) or 'mssl_train'] # the installed command
 
 
@@ -152,5 +152,6 @@ def test_settings_table_is_complete():
     "Every setting that the command offers is stored with the run"
     import inspect
     from mssl.cli import mssl_train
-    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'no_labels', 'no_supervised'}
+    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised'}
     assert flags | {'labels', 'supervised'} == set(Settings.__dataclass_fields__)
+    assert not any('_' in f for f in flags | {'unlabelled', 'unsupervised'}), 'one word a flag: fastcore 1 would offer --two_words, fastcore 2 --two-words'
