@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #f658259b
+# %% ../nbs/all.ipynb #68e7db61
 from .core import *
 from .show import *
 from .scenes import *
@@ -17,7 +17,13 @@ from .processes import *
 from .siamese import *
 from .teacher import *
 from .evaluation import *
+from .transfer import *
 from .gauges import *
 from .recipes import *
 from .report import *
 from .train import *
+from .edges import *
+from .edges_exercises import *
+from .toy import *
+from .runs import *
+from .compare import *

@@ -98,12 +98,13 @@ class PreparedEncoder(nn.Module):
 
     def forward(self, x): return pool_features(self.encoder(self.prepare(x)))
 
-# %% ../nbs/02a_encoders.ipynb #1894f640
+# %% ../nbs/02a_encoders.ipynb #fa51006a
 def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
                  path, # a folder; `encoder.safetensors` and `encoder.json` are written there
                  mean, # channel means that its pictures were normalised with
                  std, # channel standard deviations, likewise
                  filter:nn.Module=None, # what stood between normalisation and encoder, with a `settings` dict and a name in FILTERS
+                 half:bool=False, # store numbers of 16 bits: half the file, features equal to about three digits
                  **info, # anything worth knowing: size, data, recipe
                 )->Path: # the folder
     "Store an encoder with what must stay in front of it"
@@ -114,7 +115,8 @@ def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
     if filter is not None and name is None: raise ValueError(f'filter={type(filter).__name__}: it must be registered in mssl.encoders.FILTERS to be found again')
     info = {**source, 'mean': list(mean), 'std': list(std), 'filter': name and dict(name=name, **filter.settings), **info, 'format': 1}
     text = json.dumps(info, indent=1)
-    write_whole(path / 'encoder.safetensors', lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, p))
+    stored = lambda v: v.half() if half and v.is_floating_point() else v
+    write_whole(path / 'encoder.safetensors', lambda p: save_file({k: stored(v.detach()).cpu().contiguous() for k, v in encoder.state_dict().items()}, p))
     write_whole(path / 'encoder.json', lambda p: p.write_text(text))
     return path
 

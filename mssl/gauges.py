@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['some_rows', 'encode', 'Gauge', 'KNNGauge', 'SpreadGauge']
 
-# %% ../nbs/03a_gauges.ipynb #a49e084f
+# %% ../nbs/03a_gauges.ipynb #65d62b3b
 import math, warnings
 from functools import partial
 import torch
@@ -16,7 +16,7 @@ from .encoders import pool_features
 from .evaluation import knn_accuracy, rank_me, spread
 from .views import crop_and_flip
 
-# %% ../nbs/03a_gauges.ipynb #d5e93805
+# %% ../nbs/03a_gauges.ipynb #858d5057
 def some_rows(total:int, # pictures there are
               n:int=None, # pictures wanted; all when None
              ): # sorted row numbers (list of n), or None where all are wanted
@@ -43,14 +43,13 @@ def encode(learn, # a `Learner` with `Views`
             size, (mean, std) = views.size or tuple(x.shape[2:]), views.statistics(x.shape[1], x.device)
             box = torch.tensor([0., 0, 1, 1], device=x.device).expand(len(x), 4)
             x = (crop_and_flip(x, box, torch.zeros(len(x), dtype=torch.bool, device=x.device), size) - mean) / std
-            if getattr(views, 'filter', None) is not None: x = views.filter(x)
-            features.append(pool_features(encoder(x)).float().cpu())
+            features.append(pool_features(encoder(views.filtered(x))).float().cpu())
             if len(batch) > 1 and isinstance(batch[1], torch.Tensor): labels.append(batch[1].as_subclass(torch.Tensor).cpu())
         views._seen = watched
         encoder.train(training)
     return torch.cat(features), torch.cat(labels) if labels else None
 
-# %% ../nbs/03a_gauges.ipynb #3105f42a
+# %% ../nbs/03a_gauges.ipynb #5993d460
 class Gauge(Callback):
     "A callback that adds columns to the table of a training; a subclass sets `names` and fills `values` in `measure`"
     order, names = 45, () # before the Recorder (50) reads the metrics

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_embeddings', 'info_nce', 'vicreg', 'mlp', 'Siamese', 'siamese_learner']
 
-# %% ../nbs/02_siamese.ipynb #57e39a78
+# %% ../nbs/02_siamese.ipynb #3d6fa45a
 import torch, torch.nn.functional as F
 from torch import nn
 from fastai.learner import Learner
@@ -17,7 +17,7 @@ from . import encoders
 from .encoders import create_encoder, feature_dim, pool_features
 from .views import Views
 
-# %% ../nbs/02_siamese.ipynb #de38785d
+# %% ../nbs/02_siamese.ipynb #5e79e1a7
 def check_embeddings(*z): # two or more batches of embeddings, one per view
     "The embeddings as float32 (float64 stays), or a `ValueError` that says what is wrong with them"
     if len(z) < 2: raise ValueError(f'z2: embeddings of at least two views are needed, got {len(z)}')
@@ -46,7 +46,7 @@ def info_nce(z1:torch.Tensor, # embeddings of the first view [n,d]
     losses = [pair(z[i], z[j]) for i, j in _pairs(len(z))]
     return sum(losses) / len(losses)
 
-# %% ../nbs/02_siamese.ipynb #e75a265d
+# %% ../nbs/02_siamese.ipynb #dc03fb0e
 def vicreg(z1:torch.Tensor, # embeddings of the first view [n,d], not normalised
            z2:torch.Tensor, # embeddings of the second view [n,d]
            *more:torch.Tensor, # of further views
@@ -68,7 +68,7 @@ def vicreg(z1:torch.Tensor, # embeddings of the first view [n,d], not normalised
     mixed = sum((c.square().sum() - c.diagonal().square().sum()) / d for c in C) * 2 / len(z)
     return invariance * alike + variance * spread + covariance * mixed
 
-# %% ../nbs/02_siamese.ipynb #d0bf7999
+# %% ../nbs/02_siamese.ipynb #df2890d1
 def mlp(d_in:int, # features
         hidden:int, # width of the hidden layers
         d_out:int, # embedding dimensions
@@ -110,7 +110,7 @@ class Siamese(nn.Module):
             for i, part in zip(here, self.embed(torch.cat([views[i] for i in here])).chunk(len(here))): z[i] = part
         return tuple(z)
 
-# %% ../nbs/02_siamese.ipynb #13210983
+# %% ../nbs/02_siamese.ipynb #d59084db
 def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                     arch, # any timm name or module, or a whole model that makes one batch of embeddings per view
                     loss=info_nce, # a function of two or more batches of embeddings
@@ -118,12 +118,15 @@ def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                     size=None, # pixels of the views; the pictures' own when None
                     augment='small', # how views are made: a name in `views.AUGMENTS` or an `Augment`
                     model_kwargs:dict=None, # for `Siamese`: dim, hidden, layers, img_size, ...
+                    filter=None, # a module between normalisation and encoder, such as `edges.HighPass`
                     **kwargs, # for `Learner`: lr, wd, opt_func, path, model_dir, ...
                    )->Learner:
     "A fastai `Learner` that trains `arch` on pairs of views"
     if not callable(loss): raise ValueError(f'loss={loss!r}: a function of two or more batches of embeddings is needed')
     cbs = list(cbs) if isinstance(cbs, (list, tuple)) else [cbs] if cbs is not None else []
-    if not any(isinstance(c, Views) for c in cbs): cbs.insert(0, Views(size, augment))
+    own = any(isinstance(c, Views) for c in cbs)
+    if own and filter is not None: raise ValueError('filter: give it to the `Views` among the callbacks')
+    if not own: cbs.insert(0, Views(size, augment, filter=filter))
     model = arch if isinstance(arch, nn.Module) and hasattr(arch, 'encoder') else Siamese(arch, **(model_kwargs or {}))
     return Learner(dls, model, loss_func=loss, cbs=cbs, **kwargs)
 

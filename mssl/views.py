@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['AUGMENTS', 'CACHED', 'IMAGENET', 'random_boxes', 'box_iou', 'resample_matrix', 'crop_and_flip', 'Augment', 'Views']
 
-# %% ../nbs/01_views.ipynb #93c256ac
+# %% ../nbs/01_views.ipynb #25917ea9
 import math, warnings
 from dataclasses import dataclass, replace
 from types import MethodType
 import torch
+from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.data.transforms import Normalize
@@ -143,7 +144,7 @@ def _normalisation(dl):
     "The `Normalize` among a loader's batch transforms, if any"
     return next((f for f in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(f, Normalize)), None)
 
-# %% ../nbs/01_views.ipynb #83316de0
+# %% ../nbs/01_views.ipynb #bb727485
 class Views(Callback):
     "Make views of every batch; keeps `image`, `index` and per view `box`, `flip`, `mask`"
     order = 5 # before mixed precision (10), so that colours are computed in float32
@@ -154,13 +155,15 @@ class Views(Callback):
                  mean=None, # channel means for normalising; the loader's `Normalize`, its `mean`, or ImageNet's when None
                  std=None, # channel standard deviations, likewise
                  seed:int=0, # validation draws the same views every time, from this seed
+                 filter:nn.Module=None, # stands between normalisation and encoder, such as `edges.HighPass`; saved with the encoder
                 ):
+        if filter is not None and not isinstance(filter, nn.Module): raise ValueError(f'filter={filter!r}: a module is needed, such as HighPass.for_size(32)')
         if isinstance(augment, str): augment = AUGMENTS[check_choice('augment', augment, AUGMENTS)]
         self.augments = (augment,) if isinstance(augment, Augment) else tuple(augment)
         self.size = None if size is None else as_size(size)
         self.n = max(check_number('n', n, 1, integer=True), len(self.augments))
         if (mean is None) != (std is None): raise ValueError('mean, std: give both or neither')
-        self.mean, self.std, self.seed = mean, std, seed
+        self.mean, self.std, self.seed, self.filter = mean, std, seed, filter
         self.box_source = self.random_box_source
         self._init_state()
 
@@ -169,7 +172,7 @@ class Views(Callback):
         self.image, self.index, self._order, self._seen = None, None, None, 0
         self.box, self.flip, self.mask, self.view, self.labels = [], [], [], [], ()
 
-# %% ../nbs/01_views.ipynb #b32e461f
+# %% ../nbs/01_views.ipynb #41a134ee
 @patch
 def random_box_source(self:Views, index): # index: data-set ids [n] of the pictures, -1 where unknown
     "Random crops of the recipe in hand, whatever the picture"
@@ -183,11 +186,16 @@ def _pieces(n, numbers, device): # pictures, numbers in each
     return [slice(i, i + m) for i in range(0, n, m)]
 
 @patch
+def filtered(self:Views, x):
+    "Normalised pictures as the encoder gets them"
+    return x if self.filter is None else self.filter.to(x.device)(x)
+
+@patch
 def make(self:Views,
          image:torch.Tensor, # pictures [n,C,H,W], uint8 or floating point in [0,1]
          index:torch.Tensor=None, # their data-set ids [n]; -1 when unknown
         )->list: # normalised views, each [n,C,h,w]; sets `image`, `index`, `box`, `flip`, `mask`
-    "Crop, flip, colour and normalise: all the views of one batch"
+    "Crop, flip, colour, normalise and filter: all the views of one batch"
     n, C, H, W = check_images(image, channels=3 if any(a.colourful for a in self.augments) else None).shape
     if index is None: index = torch.full((n,), -1, device=image.device)
     self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
@@ -203,7 +211,7 @@ def make(self:Views,
             v = crop_and_flip(x[i], box[i], flip[i], (h, w), None if sigma is None else sigma[i])
             if colour is not None: v = apply_colour(v, colour[0][i], colour[1][i])
             if invert is not None: v = solarise(v, a.solarise, hit=invert[i])
-            view[i] = v.sub_(mean).div_(std)
+            view[i] = self.filtered(v.sub_(mean).div_(std))
         boxes.append(box), flips.append(flip), views.append(view)
     self.image, self.index, self.box, self.flip, self.mask, self.view = image, index, boxes, flips, [None] * self.n, views # all at once: Ctrl-C leaves a whole batch
     return views

@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb, without Quarto; the standard library is enough.
+"""README.md from nbs/index.ipynb, and the picture it opens with from chapter 04; without Quarto, the standard library is enough.
 
     python scripts/make_readme.py                   write README.md
     python scripts/make_readme.py --check           change nothing; exit status 1 if README.md is out of date
@@ -6,7 +6,7 @@
 
 A command is a fence that follows an HTML comment: <!-- command: test -->
 """
-import argparse, json, re, sys, textwrap
+import argparse, base64, json, re, sys, textwrap
 from project import root, current, fill, write
 
 def as_text(o): return o if isinstance(o, str) else ''.join(o)
@@ -41,8 +41,21 @@ def readme()->str: # the whole of README.md
     blocks = ['<!-- Made from nbs/index.ipynb by scripts/make_readme.py: change the notebook, not this file. -->']
     for c in cells: blocks += code(c) if c['cell_type'] == 'code' else [as_text(c['source'])]
     text = '\n\n'.join(b.strip('\n') for b in blocks if b.strip()) + '\n'
-    text = re.sub(r'\]\(([\w-]+\.ipynb)\)', r'](nbs/\1)', text)
+    text = re.sub(r'\]\(([\w-]+\.ipynb|images/[\w-]+\.png)\)', r'](nbs/\1)', text)
     return fill(text, current())
+
+def picture(check:bool=False, # change nothing?
+           )->bool: # did the file differ?
+    "nbs/images/parasitic_edges.png is the first picture that chapter 04 has saved"
+    cells, path = json.loads((root/'nbs/04_parasitic_edges.ipynb').read_text(encoding='utf-8'))['cells'], root/'nbs/images/parasitic_edges.png'
+    first = next(as_text(o['data']['image/png']) for c in cells for o in c.get('outputs', []) if 'image/png' in o.get('data', {}))
+    made = base64.b64decode(first)
+    differs = not path.exists() or path.read_bytes() != made
+    if differs: print(f"{path.relative_to(root)} {'is out of date' if check else 'written'}")
+    if differs and not check:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(made)
+    return differs
 
 def commands(text:str, # a markdown page
             )->dict: # name -> command
@@ -58,4 +71,4 @@ if __name__ == '__main__':
         there = commands((root/'README.md').read_text(encoding='utf-8'))
         if args.command not in there: sys.exit(f"README.md has no command {args.command!r}; it has: {', '.join(there)}")
         print(there[args.command])
-    else: sys.exit(write(root/'README.md', readme(), args.check) and args.check)
+    else: sys.exit(any([write(root/'README.md', readme(), args.check), picture(args.check)]) and args.check)

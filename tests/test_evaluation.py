@@ -5,7 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from mssl.evaluation import (Features, embed, pixel_features, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest, rank_me, spread)
+from mssl.encoders import PreparedEncoder, create_encoder
+from mssl.evaluation import (Features, alignment, embed, embed_maps, feature_map, pixel_features, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest,
+                             rank_me, spread, uniformity)
 
 def blobs(n, classes=6, width=16, seed=0, distance=1.5):
     g = torch.Generator().manual_seed(seed)
@@ -86,6 +88,51 @@ def test_embed_says_what_is_wrong_with_pictures(images, words):
 
 def test_embed_says_what_is_wrong_with_the_encoder():
     with pytest.raises(ValueError, match='encoder: features'): embed(lambda x: x.flatten(), pictures())
+
+# maps
+
+@pytest.mark.parametrize('arch, kwargs, shape', [
+    ('resnet10_tiny', {}, (256, 2, 3)), ('vit_tiny_patch16_224', dict(img_size=(32, 48), patch_size=8, depth=2), (192, 4, 6)),
+    ('vit_tiny_patch16_224', dict(img_size=(32, 48), patch_size=8, depth=2, reg_tokens=3), (192, 4, 6)),
+    ('swin_tiny_patch4_window7_224', dict(img_size=(64, 96), window_size=2, depths=(1, 1, 1, 1)), (768, 2, 3)), ('convnext_atto', {}, (320, 1, 1))])
+def test_maps_of_timm_models(arch, kwargs, shape):
+    encoder = create_encoder(arch, **kwargs)
+    x = torch.rand(3, 3, *(kwargs.get('img_size') or (32, 48)))
+    maps = embed_maps(encoder, x)
+    assert maps.shape == (3, *shape) and maps.dtype == torch.float32 and not maps.requires_grad
+    if arch.startswith('resnet'): assert torch.allclose(maps.mean((2, 3)), embed(encoder, x).z, atol=1e-5)
+    if arch.startswith('vit'):
+        with torch.no_grad(): tokens = encoder.eval().forward_features(x)[:, -24:]
+        assert torch.allclose(maps[:, :, 2, 5], tokens[:, 2 * 6 + 5], atol=1e-5), 'row by row, class and register tokens in front'
+
+def test_maps_lie_where_the_picture_is():
+    "A bright spot in one corner changes the token of that corner most"
+    encoder, x = create_encoder('vit_tiny_patch16_224', img_size=(24, 40), patch_size=8, depth=1), torch.zeros(2, 3, 24, 40)
+    x[1, :, 16:, :8] = 1
+    change = (lambda m: (m[1] - m[0]).norm(dim=0))(embed_maps(encoder, x))
+    assert divmod(change.argmax().item(), 5) == (2, 0)
+
+def test_maps_of_a_prepared_encoder_an_earlier_stage_and_half():
+    bare, x = create_encoder('resnet10_tiny'), pictures().repeat_interleave(4, 2).repeat_interleave(4, 3)
+    prepared = PreparedEncoder(bare, (.4, .5, .6), (.2, .2, .3))
+    normalised = (x / 255 - torch.tensor([.4, .5, .6]).view(3, 1, 1)) / torch.tensor([.2, .2, .3]).view(3, 1, 1)
+    assert torch.allclose(embed_maps(prepared, x), embed_maps(bare, normalised), atol=1e-5)
+    assert torch.allclose(embed_maps(prepared, x).mean((2, 3)), embed(prepared, x).z, atol=1e-5)
+    assert embed_maps(bare, x[:2], stage=3).shape == (2, 128, 4, 4) and embed_maps(bare, x[:2], dtype=torch.float16).dtype == torch.float16
+    assert torch.allclose(embed_maps(bare, x[:2], stage=-1), embed_maps(bare, x[:2]), atol=1e-5)
+
+def test_maps_leave_the_net_as_it_was_and_take_any_loader():
+    net = small_net().train()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    maps = embed_maps(net, pictures(), bs=5)
+    assert net.training and all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert torch.allclose(embed_maps(net, [(pictures()[:20], 0), pictures()[20:]]), maps, atol=1e-6)
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: embed_maps(nn.Flatten(), pictures()), r'encoder: a map'), (lambda: embed_maps(small_net(), []), 'no picture'), (lambda: embed_maps(small_net(), pictures(), bs=0), 'bs=0'),
+    (lambda: embed_maps(small_net(), pictures(), stage=1), 'stage=1: stages are for timm'), (lambda: feature_map(lambda x: torch.zeros(2, 17, 5), torch.zeros(2, 3, 8, 8)), '17 tokens are no grid')])
+def test_maps_say_what_is_wrong(call, words):
+    with pytest.raises(ValueError, match=words): call()
 
 # nearest neighbours
 
@@ -259,6 +306,27 @@ def test_spread_is_simsiams_standard_deviation():
     unit = (z / z.norm(dim=1, keepdim=True)).double().numpy()
     assert spread(z) == pytest.approx(unit.std(0).mean() * math.sqrt(10), rel=1e-5)
 
+def test_alignment_by_hand():
+    a, b = torch.randn(50, 7), torch.randn(50, 7)
+    unit = [(o / o.norm(dim=1, keepdim=True)).double() for o in (a, b)]
+    for alpha in (1, 2, 3.5): assert alignment(a, b, alpha) == pytest.approx(((unit[0] - unit[1]).square().sum(1) ** (alpha / 2)).mean().item(), rel=1e-6)
+    assert alignment(a, 3 * a) == pytest.approx(0, abs=1e-12) and alignment(a, -a) == pytest.approx(4) and alignment(a, b * 100) == pytest.approx(alignment(b, a), rel=1e-6)
+    assert alignment(torch.randn(4000, 256), torch.randn(4000, 256)) == pytest.approx(2, abs=.02), 'independent directions are at right angles'
+
+@pytest.mark.parametrize('t', [.5, 2, 50, 1000])
+def test_uniformity_by_brute_force(t):
+    z = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 20
+    unit = z.double().numpy() / np.linalg.norm(z.double().numpy(), axis=1, keepdims=True)
+    pairs = [-t * ((unit[i] - unit[j]) ** 2).sum() for i in range(60) for j in range(i)]
+    assert uniformity(z, t) == pytest.approx(max(pairs) + math.log(np.mean(np.exp(np.array(pairs) - max(pairs)))), rel=1e-6), 'nothing vanishes at a large t'
+    assert all(uniformity(z, t, chunk=c) == pytest.approx(uniformity(z, t), rel=1e-9) for c in (1, 7, 59, 60, 500))
+
+def test_uniformity_of_known_clouds():
+    assert uniformity(torch.ones(9, 4)) == pytest.approx(0, abs=1e-6) and uniformity(torch.tensor([[1., 0], [-3, 0]])) == pytest.approx(-8)
+    sphere = torch.randn(6000, 3, generator=torch.Generator().manual_seed(0))
+    for t in (1, 2, 5): assert uniformity(sphere, t) == pytest.approx(math.log((1 - math.exp(-4 * t)) / (4 * t)), abs=.03)
+    assert uniformity(sphere) < uniformity(sphere.abs()) < uniformity(sphere + 5)
+
 # what is refused
 
 good_z, good_y = blobs(30, 3)
@@ -282,6 +350,9 @@ def test_bad_sets_are_named(measure, change, words):
     (lambda: nearest(good_z, good_z, own=torch.arange(3)), 'own: one row number'), (lambda: nearest(good_z, good_z[:, :3]), 'z: 16 features'),
     (lambda: linear_probe(good_z, good_y, good_z, good_y, l2=0), 'l2=0'), (lambda: linear_probe(good_z, good_y, good_z, good_y, l2=[]), 'l2=None'),
     (lambda: rank_me(broken), '2 of 30 rows'), (lambda: rank_me(good_z, eps=-1), 'eps=-1'),
+    (lambda: alignment(good_z, good_z[:5]), 'z2: 5 rows, z1 has 30'), (lambda: alignment(good_z, good_z[:, :5]), 'z2: 5 features'), (lambda: alignment(good_z, broken), 'z2: 2 of 30'),
+    (lambda: alignment(good_z, good_z, alpha=0), 'alpha=0'), (lambda: uniformity(good_z, t=-1), 't=-1'), (lambda: uniformity(good_z, chunk=0), 'chunk=0'),
+    (lambda: uniformity(good_z[:1]), 'at least 2 rows'), (lambda: uniformity(broken), '2 of 30 rows'),
     (lambda: spread(broken), '2 of 30 rows'), (lambda: spread(good_z[:1]), 'at least 2 rows'), (lambda: embed(nn.Flatten(), pictures(), bs=0), 'bs=0')])
 def test_bad_arguments_are_named(call, words):
     with pytest.raises(ValueError, match=words): call()

@@ -106,6 +106,17 @@ def test_sidebar_lists_every_notebook_once():
     listed = [p for o in contents for p in (o['contents'] if isinstance(o, dict) else [o])]
     assert listed[0] == 'index.ipynb' and sorted(listed) == sorted(p.name for p in (root/'nbs').glob('*.ipynb'))
 
+def test_quarto_has_light_and_dark_search_mathml_and_code_folded_with_a_switch():
+    made = yaml.safe_load(read(root/'nbs/_quarto.yml'))
+    page, site = made['format']['html'], made['website']
+    assert page['theme'].keys() == {'light', 'dark'} and page['respect-user-color-scheme'] and page['html-math-method'] == 'mathml'
+    assert page['code-fold'] is True and page['code-tools']['toggle'] and site['navbar']['search'] and 'source' in site['repo-actions']
+    assert made['metadata-files'] == ['nbdev.yml', 'sidebar.yml'] and 'http' not in read(root/'nbs/_quarto.yml').replace('https://creativecommons.org', '')
+    docs = read(root/'.github/workflows/docs.yml')
+    assert re.search(r'quarto-actions/setup@v\d+\n\s+with:\n\s+version: \d+\.\d+\.\d+\n', docs), 'Quarto is pinned'
+    order = [docs.index(o) for o in ('nbdev_proc_nbs', 'write_quarto.py --finish _proc', 'quarto render')]
+    assert order == sorted(order)
+
 def test_workflows_pin_actions_and_cover_the_python_versions():
     for path in (root/'.github/workflows').glob('*.yml'):
         for use in re.findall(r'uses: (\S+)', read(path)): assert re.search(r'@v\d+$', use), f'{path.name}: {use}'

@@ -1,0 +1,53 @@
+"""Train the small encoders that come with the package, and store each with its run.
+
+    python scripts/train_encoders.py [convnet high_pass vit] [--folder mssl/stored]
+
+Each sees the embedded pictures only (`scenes`, level calm, 10,000 of them) without labels, and is kept in half precision,
+below 2 MB. The runs' settings, minutes and results lie beside them in `stored/runs/encoder-NAME.json`.
+"""
+import argparse, json, platform, time
+from pathlib import Path
+import torch
+from project import root
+import mssl.edges
+from mssl.data import image_dls
+from mssl.edges import HighPass
+from mssl.recipes import RECIPES, recipe_learner
+from mssl.train import device_name, measure
+from mssl.views import Views
+
+CONVNET = dict(arch='resnet10_tiny', model_kwargs=dict(channels=(32, 64, 128, 192)))
+VIT = dict(arch='vit_tiny_patch16_224', model_kwargs=dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3))
+ENCODERS = dict(
+    convnet=dict(**CONVNET, epochs=10, lr=3e-3),
+    high_pass=dict(**CONVNET, epochs=10, lr=3e-3, filter=True),
+    vit=dict(**VIT, epochs=20, lr=1e-3),
+)
+SHARED = dict(data='scenes', method='info_nce', augment='scenes', size=32, bs=64, seed=0)
+
+def train(name, folder, n=None, epochs=None):
+    "Train one of ENCODERS and store it; returns its run"
+    own = ENCODERS[name]
+    settings = {**SHARED, **own, 'epochs': epochs or own['epochs'], 'n': n}
+    dls = image_dls(settings['data'], at_most=2 * settings['size'], bs=settings['bs'], n=n, seed=settings['seed'])
+    torch.manual_seed(settings['seed'])
+    dls.train.rng.seed(settings['seed'])
+    views = Views(settings['size'], settings['augment'], filter=HighPass.for_size(settings['size']) if own.get('filter') else None)
+    learn = recipe_learner(settings['method'], dls, own['arch'], cbs=[views], model_kwargs=own['model_kwargs'])
+    learn.model.to(dls.device, memory_format=torch.channels_last)
+    results, started = dict(untrained=measure(learn)), time.perf_counter()
+    learn.fit_one_cycle(settings['epochs'], own['lr'])
+    minutes, results['encoder'] = (time.perf_counter() - started) / 60, measure(learn)
+    learn.save_encoder(folder / 'encoders' / f'scenes_{name}', half=True, data='scenes, calm', method=settings['method'], epochs=settings['epochs'])
+    run = dict(settings=settings, results=results, minutes=round(minutes, 2), device=device_name(torch.device(dls.device)),
+               command=f'python scripts/train_encoders.py {name}', versions=dict(torch=torch.__version__, python=platform.python_version()))
+    (folder / 'runs').mkdir(parents=True, exist_ok=True)
+    (folder / 'runs' / f'encoder-{name}.json').write_text(json.dumps(run, indent=1))
+    return run
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', choices=[*ENCODERS, []], help='which; all when none is named')
+    parser.add_argument('--folder', type=Path, default=root/'mssl/stored')
+    args = parser.parse_args()
+    for name in args.names or ENCODERS: print(name, train(name, args.folder)['results'], flush=True)
