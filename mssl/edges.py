@@ -158,12 +158,12 @@ def response_ratio(h:torch.Tensor, # a stage's map for masked views [n,D,h,w]
     at = lambda where: (strength * where).sum((1, 2)) / where.sum((1, 2))
     return at(outline.to(h.device)) / at(visible.to(h.device))
 
-# %% ../nbs/04_parasitic_edges.ipynb #597462e2
+# %% ../nbs/04_parasitic_edges.ipynb #7e5c5fe9
 def high_pass(x:torch.Tensor, # pictures [B,C,H,W], normalised
               kernel_size:int=11, # taps of the Gaussian, an odd number
               sigma:float=5., # its standard deviation in pixels; 11 and 5 belong to 224 px
              )->torch.Tensor: # [B,C,H,W], every flat part near 0
-    "A picture less its blurred self: what changes within a few pixels stays (Masked Siamese ConvNets, section 4)"
+    "A picture less its blurred self: what changes within a few pixels stays (the remedy of Masked Siamese ConvNets, 2206.07700, with a re-implementation's settings)"
     return x - gaussian_blur(x, kernel_size, sigma)
 
 # %% ../nbs/04_parasitic_edges.ipynb #d52aea70
