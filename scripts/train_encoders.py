@@ -5,14 +5,15 @@
 Each sees the embedded pictures only (`scenes`, level calm, 10,000 of them) without labels, and is kept in half precision,
 below 2 MB. The runs' settings, minutes and results lie beside them in `stored/runs/encoder-NAME.json`.
 """
-import argparse, json, platform, time
+import argparse, platform, time
 from pathlib import Path
 import torch
 from project import root
 import mssl.edges
 from mssl.data import image_dls
 from mssl.edges import HighPass
-from mssl.recipes import RECIPES, recipe_learner
+from mssl.recipes import recipe_learner
+from mssl.runs import code_version, save_run
 from mssl.train import device_name, measure
 from mssl.views import Views
 
@@ -40,9 +41,8 @@ def train(name, folder, n=None, epochs=None):
     minutes, results['encoder'] = (time.perf_counter() - started) / 60, measure(learn)
     learn.save_encoder(folder / 'encoders' / f'scenes_{name}', half=True, data='scenes, calm', method=settings['method'], epochs=settings['epochs'])
     run = dict(settings=settings, results=results, minutes=round(minutes, 2), device=device_name(torch.device(dls.device)),
-               command=f'python scripts/train_encoders.py {name}', versions=dict(torch=torch.__version__, python=platform.python_version()))
-    (folder / 'runs').mkdir(parents=True, exist_ok=True)
-    (folder / 'runs' / f'encoder-{name}.json').write_text(json.dumps(run, indent=1))
+               data=dict(train=len(dls.train_ds), valid=len(dls.valid_ds)), commit=code_version(), command=f'python scripts/train_encoders.py {name}', versions=dict(torch=torch.__version__, python=platform.python_version()))
+    save_run(run, f'encoder-{name}', folder / 'runs', overwrite=True)
     return run
 
 if __name__ == '__main__':
