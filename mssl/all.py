@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #68e7db61
+# %% ../nbs/all.ipynb #70809659
 from .core import *
 from .show import *
 from .scenes import *
@@ -24,6 +24,7 @@ from .report import *
 from .train import *
 from .edges import *
 from .edges_exercises import *
+from .masks import *
 from .toy import *
 from .runs import *
 from .compare import *
