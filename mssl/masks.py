@@ -71,7 +71,7 @@ def grid_mask(n:int, # how many masks
               device=None, # where they lie
               generator:torch.Generator=None, # source of the draws
              )->torch.Tensor: # bool [n,channels,rows,columns], True = hidden
-    "Hide floor(ratio * cells) cells of a grid (papers: MSCN's random grid mask; the range is that of a re-implementation)"
+    "Hide `floor(ratio * cells)` cells of a grid (papers: MSCN's random grid mask; the range is that of a re-implementation)"
     check_number('n', n, 0, integer=True), check_number('channels', channels, 1, integer=True)
     rows, cols = as_size(grid, 'grid')
     count = _counts(n, rows * cols, ratio, device, generator)
@@ -202,7 +202,7 @@ def saliency_mask(saliency:torch.Tensor, # how much each place stands out [n,h,w
                   relax:float=.6, # as for `foreground_cells`
                   generator:torch.Generator=None, # source of the draws
                  )->torch.Tensor: # bool [n,rows,columns], True = hidden
-    "A grid mask that hides foreground and background in their proportions, floor(ratio * cells) cells in all (2309.12757)"
+    "A grid mask that hides foreground and background in their proportions, `floor(ratio * cells)` cells in all (2309.12757)"
     front = foreground_cells(saliency, grid, relax).flatten(1)
     n, cells = front.shape
     count, of_front = _counts(n, cells, ratio, front.device, generator), front.sum(1)

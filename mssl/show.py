@@ -11,7 +11,7 @@ import itertools, math
 import matplotlib, numpy as np, torch, torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from .core import as_float, check_images, check_number
+from .core import as_float, check_images, check_number, mask_on_pixels
 from .explore import Explorer, explore, figure_html, picture_and_note, to_picture
 from .sheet import COLOURS, box_on_sheet, draw_frame, first_pictures, pictures_in_rows, show_curves, show_grid
 
@@ -102,17 +102,6 @@ def show_views(image:torch.Tensor, # source pictures [B,3,H,W], uint8 or float i
     return sheet
 
 # %% ../nbs/show.ipynb #9508b3fa
-def _on_pixels(mask:torch.Tensor, # bool [B,1|C,gh,gw] or [B,gh,gw]: cells, or already pixels
-               size, # (height, width) of the pictures
-              )->torch.Tensor: # bool [B,1|C,H,W]
-    "A mask of cells as a mask of pixels"
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool: raise ValueError(f'mask: a bool tensor (True = hidden) is needed, got {getattr(mask, "dtype", type(mask).__name__)}')
-    if mask.ndim == 3: mask = mask[:, None]
-    if mask.ndim != 4 or mask.shape[2] > size[0] or mask.shape[3] > size[1]:
-        raise ValueError(f'mask: [B,H,W], [B,1|C,H,W] or cells no finer than the picture {list(size)} are needed, got shape {list(mask.shape)}')
-    y, x = (torch.arange(n, device=mask.device) * g // n for n,g in zip(size, mask.shape[2:]))
-    return mask[:, :, y][:, :, :, x]
-
 def _hatch(picture:torch.Tensor, # float [B,3,H,W] in [0,1]
            mask:torch.Tensor, # bool [B,1|3,H,W], True = hidden
           )->torch.Tensor: # float [B,3,H*k,W*k], large enough for clean stripes
@@ -138,7 +127,7 @@ def show_masks(image:torch.Tensor, # pictures [B,1|3,H,W]: uint8, float in [0,1]
                alt:str=None, # alt text, None for the titles
               )->Figure: # a `Sheet`
     "Pictures with what is hidden under stripes; stripes of one colour hide that channel only"
-    mask = _on_pixels(mask, check_images(image).shape[2:])[:most].cpu()
+    mask = mask_on_pixels(mask, check_images(image).shape[2:])[:most].cpu()
     if len(mask) != min(len(image), most) or mask.shape[1] not in (1, 3): raise ValueError(f'mask: {len(image)} masks of 1 or 3 channels are needed, got shape {list(mask.shape)}')
     pictures, note = first_pictures(image, mean, std, most)
     drawn = _hatch(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255, mask)

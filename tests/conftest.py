@@ -36,3 +36,11 @@ def shared():
     path = Path(os.environ.get('MSSL_SHARED', root.parent/'shared'))
     if not (path/'data').is_dir(): pytest.skip(f'no real data sets at {path}/data (MSSL_SHARED says where they are)')
     return path
+
+@pytest.fixture(scope='module')
+def browser():
+    "A page of headless Chromium; tests that take it are marked `needs_browser`"
+    from browser import Browser
+    it = Browser()
+    yield it
+    it.close()

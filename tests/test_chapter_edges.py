@@ -2,7 +2,7 @@
 import json, re, time
 from pathlib import Path
 import pytest
-from browser import Browser, needs_browser
+from browser import needs_browser
 
 NOTEBOOK = Path(__file__).parent.parent / 'nbs' / '04_parasitic_edges.ipynb'
 
@@ -20,12 +20,6 @@ def page(outputs, tmp_path_factory):
     path = tmp_path_factory.mktemp('chapter') / 'page.html'
     path.write_text('<!doctype html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"></head><body>' + ''.join(parts) + '</body></html>', encoding='utf-8')
     return path
-
-@pytest.fixture(scope='module')
-def browser():
-    it = Browser()
-    yield it
-    it.close()
 
 def test_the_broken_picture_comes_before_any_section():
     cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']

@@ -3,7 +3,7 @@ import base64, importlib.util, io, json, re, sys
 from pathlib import Path
 import pytest
 from PIL import Image
-from browser import Browser, needs_browser
+from browser import needs_browser
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'scripts'))
@@ -158,12 +158,6 @@ def test_quarto_gets_a_link_to_colab_and_no_links_inside_code():
     assert write_quarto.finished(json.dumps(made), 'x') == json.dumps(made)
 
 # --- in a browser
-
-@pytest.fixture(scope='module')
-def browser():
-    it = Browser()
-    yield it
-    it.close()
 
 @pytest.fixture(scope='module')
 def wide(tmp_path_factory):

@@ -1,16 +1,10 @@
 """The slider of `explore` in a real browser: it moves, the picture changes, without a kernel and without a server."""
 import json
 import pytest, torch
-from browser import Browser, needs_browser
+from browser import needs_browser
 from mssl.show import explore
 
 pytestmark = needs_browser
-
-@pytest.fixture(scope='module')
-def browser():
-    it = Browser()
-    yield it
-    it.close()
 
 
 def coloured(level, tint): return torch.tensor([level, .5, float(tint == 'blue')]).view(3, 1, 1).expand(3, 48, 64)

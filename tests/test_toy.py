@@ -2,7 +2,7 @@
 import json, re, time
 import numpy as np, pytest, torch
 from skimage import data
-from browser import Browser, needs_browser
+from browser import needs_browser
 from mssl.edges import edge_ratio, fill_masked, gaussian_blur, high_pass
 from mssl.toy import mask_toy
 from mssl.views import IMAGENET
@@ -44,12 +44,6 @@ def test_the_filter_scales_with_the_photo(size, kernel, sigma):
 def test_bad_arguments_are_named(wrong, said):
     with pytest.raises(ValueError, match=said): mask_toy(**{'photo': data.chelsea(), **wrong})
 
-
-@pytest.fixture(scope='module')
-def browser():
-    it = Browser()
-    yield it
-    it.close()
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory, cat, small):
