@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #70809659
+# %% ../nbs/all.ipynb #c72be078
 from .core import *
 from .show import *
 from .scenes import *
@@ -25,6 +25,11 @@ from .train import *
 from .edges import *
 from .edges_exercises import *
 from .masks import *
+from .mscn import *
+from .measures import *
 from .toy import *
 from .runs import *
 from .compare import *
+
+# %% ../nbs/all.ipynb #da46ce8f
+__all__ = [o for o in dir() if not o.startswith('_')] # names that come from elsewhere

@@ -12,7 +12,7 @@ from .train import pretrain
 from .report import summary
 from .compare import compare
 
-# %% ../nbs/cli.ipynb #578a4dff
+# %% ../nbs/cli.ipynb #4417bfd6
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
@@ -24,6 +24,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
                n:int=0, # at most so many training pictures; 0: all (10,000 scenes)
                augment:str='', # how views are made: small, simclr, moco_v2, byol, scenes, weak, none; empty: the recipe's own, on scenes 'scenes'
                filter:str='', # high_pass: a filter between normalisation and encoder; empty: none
+               parts:str='', # callbacks by name: masks, masks/fill:zero, several joined by +; empty: none
                seed:int=0, # of the pictures, weights, order and views
                device:str='', # cpu, cuda, cuda:1; empty: a GPU if there is one
                precision:str='auto', # auto, fp32, fp16 or bf16
@@ -35,7 +36,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
               ):
     "Pretrain an encoder on pictures, labelled or not; leave a report, the encoder and a checkpoint in a run folder"
     out = out or f"runs/{data.rstrip('/').split('/')[-1].replace(':', '-').replace('.parquet', '')}-{method}-{seed}"
-    settings = {} if resume else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None,
+    settings = {} if resume else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
                                       labels=not unlabelled, supervised=not unsupervised, seed=seed, precision=precision)
     warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr)
     try: report = pretrain(out, resume=resume, overwrite=overwrite, device=device or None, **settings)
@@ -43,7 +44,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
     if report['stopped']: print(report['stopped'])
     print(f"{summary(report)}\nreport: {out}/report.html   encoder: mssl.load_encoder({out!r})")
 
-# %% ../nbs/cli.ipynb #f98eff76
+# %% ../nbs/cli.ipynb #8cef8660
 @call_parse
 def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with its own settings, such as "info_nce info_nce:augment=weak,lr=1e-3"; the first is what the others are compared with
                  data:str='scenes', # scenes, scenes:small, a folder with class folders, a parquet file or a folder of shards
@@ -55,10 +56,11 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
                  arch:str='', # any timm name; empty: the recipe's own
                  augment:str='', # how views are made; empty: the recipe's own
                  filter:str='', # high_pass: a filter between normalisation and encoder; empty: none
+                 parts:str='', # callbacks by name: masks, masks/fill:zero, several joined by +; empty: none
                  lr:float=0., # peak learning rate; 0: the recipe's own
                  precision:str='auto', # auto, fp32, fp16 or bf16
                  device:str='', # cpu, cuda, cuda:1; empty: a GPU if there is one
-                 measures:str='knn,linear', # what is compared
+                 measures:str='knn,linear', # what is compared: also few1, few10, box, shape, ratio, kind, fill
                  folder:str='runs/compare', # of the results, one JSON a run; what lies there already is not trained again
                  name:str='', # first part of the files' names
                  keep:str='', # a folder for the run folders, with encoders and reports; empty: they are thrown away
@@ -69,7 +71,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
         try: seeds = [int(s) for s in seeds.split(',') if s.strip()]
         except ValueError: raise ValueError(f'seeds={seeds!r}: whole numbers separated by commas are needed, such as 0,1,2') from None
         result = compare(arms, data, seeds, folder, [m for m in measures.split(',') if m], name, keep or None, device or None, say=lambda text: print(text, flush=True),
-                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, augment=augment or None, filter=filter or None, lr=lr or None, precision=precision)
+                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, augment=augment or None, filter=filter or None, parts=parts or None, lr=lr or None, precision=precision)
     except ValueError as e: sys.exit(f'mssl_compare: {e}')
     except KeyboardInterrupt: sys.exit('mssl_compare: stopped by hand before anything was trained')
     print(f'\n{result!r}')

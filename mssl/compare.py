@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'Arm', 'parse_arms', 'identity', 'estimate_minutes', 'Comparison', 'compare']
 
-# %% ../nbs/compare.ipynb #9e69a307
+# %% ../nbs/compare.ipynb #b1937cfe
 import html, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 from .core import as_size, check_choice, check_number, keep_random
 from fastai.callback.core import Callback, CancelFitException
 from .data import image_dls
-from .recipes import RECIPES, recipe_learner
+from .measures import MEASURES
+from .recipes import RECIPES, make_parts, recipe_learner
 from .runs import Run, as_run, grouped, load_runs, paired, plot_curves, run_table, save_run, verdict
 from .train import Settings, make_filter, pretrain, quiet
 
@@ -56,7 +57,7 @@ def identity(settings:dict)->dict: # what two runs share if they are the same ru
     s, r = {**asdict(Settings()), **settings}, RECIPES[settings.get('method', 'info_nce')]
     return {**s, 'supervised': None, 'data': 'scenes:calm' if s['data'] == 'scenes' else s['data'], 'arch': s['arch'] or r.arch, 'lr': s['lr'] or r.lr}
 
-# %% ../nbs/compare.ipynb #bf0cd837
+# %% ../nbs/compare.ipynb #a6159e08
 class _Clock(Callback):
     "Time some training steps, then stop"
     order = -1
@@ -86,7 +87,7 @@ def estimate_minutes(settings:Settings, # of a run
     n, valid = (s.n or 10_000, max(100, (s.n or 10_000) // 5)) if s.data.startswith('scenes') else (len(dls.train_ds), len(dls.valid_ds))
     arch, filter = s.arch or r.arch, make_filter(s.filter, s.size)
     with keep_random(s.seed, device):
-        learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[clock], model_kwargs=dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}, **(dict(filter=filter) if filter else {}))
+        learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*make_parts(s.parts), clock], model_kwargs=dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}, **(dict(filter=filter) if filter else {}))
         learn.model.to(device, memory_format=torch.channels_last)
         with quiet(learn, False): learn.fit(steps, s.lr or r.lr) # stops after `steps` batches
     times = sorted(clock.times[2:] or clock.times)
@@ -96,7 +97,7 @@ def estimate_minutes(settings:Settings, # of a run
     around = loading * n / len(dls.train_ds) + step * 3 * (min(n, 20_000) + valid) / 6 / s.bs + 5 # reading or drawing, what is measured before and after, the report
     return (s.epochs * epoch + around) / 60
 
-# %% ../nbs/compare.ipynb #f445aadd
+# %% ../nbs/compare.ipynb #799c5819
 class Comparison:
     "The runs of several arms; shows a table and the paired differences against the first arm"
     def __init__(self, runs:list, measures=('knn', 'linear'), first:str=None): self.runs, self.measures, self.first = runs, list(measures), first or (runs[0]['arm'] if runs else '')
@@ -143,7 +144,7 @@ def compare(arms, # as for `parse_arms`; the first is what the others are compar
             data:str='scenes', # as for `train.Settings`; with labels
             seeds=(0, 1, 2), # each arm is trained with each
             folder='runs/compare', # of one JSON a run; what lies there already is not trained again
-            measures=('knn', 'linear'), # results that are compared; or a dict: name -> function of a Learner that returns a number, None for these two
+            measures=('knn', 'linear'), # results that are compared, these two or of `measures.MEASURES`; or a dict: name -> function of a Learner that returns a number, None for one that has a name
             name:str='', # first part of the files' names
             keep=None, # a folder for the run folders with encoders and reports; they are thrown away when None
             device=None, # where to train; a GPU if there is one
@@ -152,9 +153,10 @@ def compare(arms, # as for `parse_arms`; the first is what the others are compar
             **settings, # further fields of `Settings` that all arms share: epochs, bs, size, n, arch, filter, precision
            )->Comparison:
     "Train every arm with every seed, seed by seed; every run is stored at once, and Ctrl-C leaves what is done"
-    seeds, extra = [check_number('seeds', s, 0, integer=True) for s in seeds], {k: f for k, f in measures.items() if f} if isinstance(measures, dict) else {}
+    seeds, extra = [check_number('seeds', s, 0, integer=True) for s in seeds], dict(measures) if isinstance(measures, dict) else dict.fromkeys(measures)
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: at least one is needed, each once')
-    for m in measures: check_choice('measures', m, ['knn', 'linear', *extra])
+    for m, f in extra.items(): extra[m] = f or (None if m in ('knn', 'linear') else MEASURES[check_choice('measures', m, ['knn', 'linear', *MEASURES])])
+    extra = {m: f for m, f in extra.items() if f}
     if not settings.get('labels', True): raise ValueError('labels=False: arms are compared by measures that need labels')
     parsed, stored, measures = parse_arms(arms, **{'supervised': False, **settings, 'data': str(data)}), _stored(folder, measures), list(measures)
     plan = [(a, replace(a.settings, seed=s)) for s in seeds for a in parsed] # seed by seed: after a stop there are pairs
@@ -164,7 +166,7 @@ def compare(arms, # as for `parse_arms`; the first is what the others are compar
     total, spent, stopped = sum(minutes[a.name] for a, _ in todo), 0., False
     if todo: say(f"{len(todo)} runs, about {_span(list(minutes.values()))} each, {_span([total])} in all" + (f'; {len(plan) - len(todo)} are stored already' if len(todo) < len(plan) else ''))
     else: say(f'all {len(plan)} runs are stored in {folder}')
-    command, reckoned = command or _command(arms, data, seeds, [m for m in measures if m not in extra], settings), 0.
+    command, reckoned = command or _command(arms, data, seeds, [m for m in measures if m in ('knn', 'linear', *MEASURES)], settings), 0.
     for i, (arm, s) in enumerate(todo):
         start = time.perf_counter()
         try: run = stored[key(s)] = _train(arm, s, name, folder, keep, device, extra, command)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_number', 'check_range', 'check_choice', 'as_size', 'check_images', 'as_float', 'mask_on_pixels', 'random_state',
-           'set_random_state', 'keep_random', 'write_whole']
+           'set_random_state', 'side_generator', 'keep_random', 'write_whole']
 
-# %% ../nbs/core.ipynb #b6312db1
-import contextlib, difflib, numbers, os, random
+# %% ../nbs/core.ipynb #7b23829d
+import contextlib, difflib, numbers, os, random, zlib
 from pathlib import Path
 import numpy as np, torch
 
@@ -99,7 +99,7 @@ def mask_on_pixels(mask:torch.Tensor, # bool, True = hidden: [B,1|C,gh,gw] or [B
     y, x = (torch.arange(n, device=mask.device) * g // n for n, g in zip(size, mask.shape[2:]))
     return mask[:, :, y][:, :, :, x]
 
-# %% ../nbs/core.ipynb #87e56c2f
+# %% ../nbs/core.ipynb #31273b8b
 def random_state(device='cpu', # a GPU's own generator is included
                 )->dict: # tensors and tuples, fit for torch.save
     "The state of Python's, numpy's, torch's and the device's random numbers"
@@ -117,6 +117,12 @@ def set_random_state(state:dict, # from `random_state`
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'].cpu())
     if state['cuda'] is not None and torch.device(device).type == 'cuda': torch.cuda.set_rng_state(state['cuda'].cpu(), device)
+
+def side_generator(device='cpu')->torch.Generator:
+    "Random numbers for a bystander: seeded by where the device's own ones stand, which stay as they are, so that what comes after draws the same with and without it"
+    device = torch.device(device)
+    state = torch.cuda.get_rng_state(device) if device.type == 'cuda' else torch.get_rng_state()
+    return torch.Generator(device).manual_seed(zlib.crc32(state.numpy().tobytes()))
 
 @contextlib.contextmanager
 def keep_random(seed:int=None, # draw from this seed inside, None to draw on

@@ -14,7 +14,7 @@ from .evaluation import nearest
 from .gauges import encode, some_rows
 from .show import figure_html, show_curves, show_neighbours
 
-# %% ../nbs/report.ipynb #8a61a6b9
+# %% ../nbs/report.ipynb #71ed234c
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #8889 }
 body { font: 17px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; padding: 1rem }
@@ -43,9 +43,9 @@ def loading_lines(report:dict, # from `train.pretrain`
     small = 'import mssl.encoders  # makes the small stems known to timm\n' if report['arch'].endswith(('_small', '_tiny')) else ''
     return (f"import mssl\nencoder = mssl.load_encoder({str(folder)!r})  # takes pictures, uint8 or in [0,1]; normalises them itself\n\n"
             f"import timm\nfrom safetensors.torch import load_file\n{small}bare = timm.create_model({report['arch']!r}, num_classes=0{extra})\n"
-            f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised{' and filtered' if report.get('settings', {}).get('filter') else ''} as in encoder.json")
+            f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised{' and filtered' if report.get('filter') else ''} as in encoder.json")
 
-# %% ../nbs/report.ipynb #a7cb40fb
+# %% ../nbs/report.ipynb #9686d12e
 def percent(v): return '–' if v is None else f'{100 * v:.1f} %'
 
 def summary(report:dict)->str: # a sentence
@@ -60,7 +60,7 @@ def summary(report:dict)->str: # a sentence
 
 def filter_note(report:dict)->str: # a sentence, empty without a filter
     "What it costs to use the encoder without the filter that it was trained behind"
-    r, name = report['results'], report['settings'].get('filter')
+    r, name = report['results'], report.get('filter')
     if name is None or 'without filter' not in r: return ''
     return (f" The encoder was trained behind the filter {name}, which stays in front of it (load_encoder puts it there): with the filter left out, "
             f"20-NN is {percent(r['without filter']['knn'])} instead of {percent(r['encoder']['knn'])}.")

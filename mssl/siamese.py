@@ -110,7 +110,7 @@ class Siamese(nn.Module):
             for i, part in zip(here, self.embed(torch.cat([views[i] for i in here])).chunk(len(here))): z[i] = part
         return tuple(z)
 
-# %% ../nbs/02_siamese.ipynb #d59084db
+# %% ../nbs/02_siamese.ipynb #31bfecbb
 def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                     arch, # any timm name or module, or a whole model that makes one batch of embeddings per view
                     loss=info_nce, # a function of two or more batches of embeddings
@@ -140,5 +140,8 @@ def save_encoder(self:Learner,
     if not hasattr(model, 'encoder'): raise ValueError('the model has no `encoder`')
     channels = next((p.shape[1] for p in model.encoder.parameters() if p.ndim == 4), 3)
     mean, std = (o.flatten().tolist() for o in self.views.statistics(channels, torch.device('cpu')))
-    size = self.views.size
-    return encoders.save_encoder(model.encoder, path, mean, std, filter=getattr(self.views, 'filter', None), size=list(size) if size else None, **info)
+    size, filter = self.views.size, self.views.filter
+    if filter is not None and not isinstance(filter, nn.Module):
+        if not size: raise ValueError('filter: it is made for the size of the views, which is not known before the first batch; train, or give Views a size')
+        filter = filter(size)
+    return encoders.save_encoder(model.encoder, path, mean, std, filter=filter, size=list(size) if size else None, **info)

@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'make_filter', 'Settings', 'pick_precision', 'quiet',
            'device_name', 'pretrain']
 
-# %% ../nbs/train.ipynb #1fe7d998
+# %% ../nbs/train.ipynb #89b68894
 import contextlib, importlib, json, platform, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from .data import image_dls
 from .encoders import FILTERS, create_encoder, feature_dim, pool_features
 from .evaluation import knn_accuracy, linear_probe, pixel_features
 from .gauges import KNNGauge, SpreadGauge, encode, some_rows
-from .recipes import RECIPES, recipe_learner, usual_augment
+from .recipes import RECIPES, make_parts, recipe_learner, usual_augment
 from .report import write_report
 from .views import Views
 
@@ -87,7 +87,7 @@ class Checkpoint(Callback):
                      history=self.history, settings=self.settings)
         write_whole(self.path, lambda p: torch.save(_plain(state), p))
 
-# %% ../nbs/train.ipynb #a344e318
+# %% ../nbs/train.ipynb #7d9c574a
 class Classifier(nn.Module):
     "An encoder with a linear layer"
     def __init__(self, encoder, classes):
@@ -122,7 +122,10 @@ def measure(learn, # a `Learner` with `Views` over labelled pictures
     (z, y), (z_test, y_test) = encode(learn, learn.dls.train, n), encode(learn, learn.dls.valid, n)
     if not (torch.isfinite(z).all() and torch.isfinite(z_test).all()): return dict(knn=None, linear=None, **dict.fromkeys(more or {}))
     usual = dict(knn=float(knn_accuracy(z, y, z_test, y_test, k=min(20, len(z)))), linear=float(linear_probe(z, y, z_test, y_test)))
-    with keep_random(device=learn.dls.device or 'cpu'): return {**usual, **{k: float(f(learn)) for k, f in (more or {}).items()}}
+    learn.features = z, y, z_test, y_test # for measures that ask the same features
+    try:
+        with keep_random(device=learn.dls.device or 'cpu'): return {**usual, **{k: float(f(learn)) for k, f in (more or {}).items()}}
+    finally: del learn.features
 
 # %% ../nbs/train.ipynb #aaea257c
 def make_filter(name:str, # one of `encoders.FILTERS`, None for none
@@ -139,7 +142,7 @@ def _without_filter(learn, more):
     try: return measure(learn, more=more)
     finally: learn.views.filter = filter
 
-# %% ../nbs/train.ipynb #67fcda02
+# %% ../nbs/train.ipynb #445244a0
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
@@ -155,6 +158,7 @@ class Settings:
     labels:bool=True        # False: leave labels out even where there are some
     supervised:bool=True    # train the supervised line too, where there are labels
     filter:str=None         # one of encoders.FILTERS, between normalisation and encoder; None: no filter
+    parts:str=None          # callbacks by name, as for `recipes.make_parts`: 'masks', 'masks/fill:zero'; None: none
     seed:int=0              # of the pictures, weights, order and views
     precision:str='auto'    # 'fp32', 'fp16', 'bf16'; 'auto': by device
 
@@ -163,6 +167,7 @@ class Settings:
         for k in ('epochs', 'bs'): check_number(k, getattr(self, k), 1, integer=True)
         check_number('seed', self.seed, 0, integer=True)
         make_filter(self.filter, self.size)
+        make_parts(self.parts)
         if self.lr is not None: check_number('lr', self.lr, 0, open_low=True)
         check_choice('precision', self.precision, ['auto', 'fp32', 'fp16', 'bf16'])
 
@@ -205,7 +210,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
-# %% ../nbs/train.ipynb #4ba7e07a
+# %% ../nbs/train.ipynb #f9e96111
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -230,7 +235,7 @@ def pretrain(out='runs/run', # the run folder
     dls.train.rng.seed(s.seed)
     keep = Checkpoint(out / 'checkpoint.pth', asdict(s))
     gauges = [SpreadGauge()] + ([KNNGauge()] if labelled else [])
-    learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*gauges, keep, *cbs], model_kwargs=kwargs, **(dict(filter=filter) if filter else {}))
+    learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*make_parts(s.parts), *gauges, keep, *cbs], model_kwargs=kwargs, **(dict(filter=filter) if filter else {}))
     if precision != 'fp32': learn = learn.to_fp16() if precision == 'fp16' else learn.to_bf16()
     learn.model.to(device, memory_format=torch.channels_last) # a third faster for ConvNets, on a CPU too
     results = dict(pixels=_pixels(dls), untrained=measure(learn, more=measures)) if labelled else {}
@@ -244,9 +249,9 @@ def pretrain(out='runs/run', # the run folder
     learn.save_encoder(out, data=s.data, method=s.method, mssl=__version__)
     with keep_random(device=device):
         if labelled: results['encoder'] = measure(learn, more=measures)
-        if labelled and filter: results['without filter'] = _without_filter(learn, measures)
+        if labelled and learn.views.filter is not None: results['without filter'] = _without_filter(learn, measures)
         if labelled and s.supervised and not stopped: results['supervised'] = _supervised(dls, arch, s, kwargs, show_bar, measures)
-        report = dict(settings=asdict(s), arch=arch, augment=s.augment or usual_augment(r, dls), results=results, minutes=round(minutes, 2), minutes_training=round(sum(h.get('train_seconds', 0) for h in keep.history) / 60, 2), stopped=stopped, history=keep.history,
+        report = dict(settings=asdict(s), arch=arch, filter=next((k for k, c in FILTERS.items() if type(learn.views.filter) is c), None), augment=s.augment or usual_augment(r, dls), results=results, minutes=round(minutes, 2), minutes_training=round(sum(h.get('train_seconds', 0) for h in keep.history) / 60, 2), stopped=stopped, history=keep.history,
                       device=device_name(device), precision=precision, lr=s.lr or r.lr, recipe=dict(text=r.text, source=r.source),
                       data=dict(source=s.data, train=len(dls.train_ds), valid=len(dls.valid_ds), classes=dls.train_ds.classes, skipped=dls.train_ds.skipped + dls.valid_ds.skipped),
                       versions=dict(mssl=__version__, torch=torch.__version__, python=platform.python_version()))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUGMENTS', 'CACHED', 'IMAGENET', 'random_boxes', 'box_iou', 'resample_matrix', 'crop_and_flip', 'Augment', 'Views']
 
-# %% ../nbs/01_views.ipynb #25917ea9
+# %% ../nbs/01_views.ipynb #474da02c
 import math, warnings
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -18,7 +18,7 @@ from .core import check_number, check_range, check_choice, check_images, as_size
 from .colour import random_colour, apply_colour, solarise, blur_matrix, random_sigma
 from .show import show_views
 
-# %% ../nbs/01_views.ipynb #4bff97e2
+# %% ../nbs/01_views.ipynb #1356608a
 def random_boxes(n:int, # how many boxes
                  scale:tuple=(.2, 1.), # range of the crop's share of the picture's area
                  ratio:tuple=(3/4, 4/3), # range of the crop's width/height in pixels, drawn on a log scale
@@ -46,7 +46,7 @@ def random_boxes(n:int, # how many boxes
     place = torch.rand(n, 2, device=aspect.device, generator=generator)
     return torch.cat([torch.where(missed, .5, place) * (1 - side), side], 1)
 
-# %% ../nbs/01_views.ipynb #95109100
+# %% ../nbs/01_views.ipynb #ecdecc29
 def box_iou(a:torch.Tensor, # boxes [..,4]
             b:torch.Tensor, # boxes [..,4]
            )->torch.Tensor: # intersection over union [..]
@@ -55,7 +55,7 @@ def box_iou(a:torch.Tensor, # boxes [..,4]
     shared = (far - near).clamp_min(0).prod(-1)
     return shared / (a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared).clamp_min(1e-12)
 
-# %% ../nbs/01_views.ipynb #9dc741e9
+# %% ../nbs/01_views.ipynb #7263fc25
 def resample_matrix(start:torch.Tensor, # where the crop starts along this side [n], fraction
                     length:torch.Tensor, # how long it is [n], fraction
                     n_in:int, # pixels of the picture along this side
@@ -92,7 +92,7 @@ def crop_and_flip(image:torch.Tensor, # pictures [n,C,H,W], uint8 or floating po
     x = (x.reshape(n, C * H, W) @ cols.mT).view(n, C, H, w)
     return rows.unsqueeze(1) @ x
 
-# %% ../nbs/01_views.ipynb #dd51fd69
+# %% ../nbs/01_views.ipynb #c7704af0
 @dataclass(frozen=True)
 class Augment:
     "How one view is made; probabilities in [0,1], colour amounts as in `colour.jitter_colour`, blur sigma in pixels at 224"
@@ -131,7 +131,7 @@ AUGMENTS = {
     'none':    (Augment((1., 1.), (1., 1.), 0., jitter_p=0., grey=0.),),  # the whole picture, squeezed to size
 }
 
-# %% ../nbs/01_views.ipynb #6b3815a0
+# %% ../nbs/01_views.ipynb #79ed4d8a
 class _Order:
     "Stands in for a loader's `get_idxs` and remembers what it answered"
     __name__ = 'get_idxs' # a bound method is pickled by its name
@@ -144,7 +144,7 @@ def _normalisation(dl):
     "The `Normalize` among a loader's batch transforms, if any"
     return next((f for f in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(f, Normalize)), None)
 
-# %% ../nbs/01_views.ipynb #bb727485
+# %% ../nbs/01_views.ipynb #dedeab65
 class Views(Callback):
     "Make views of every batch; keeps `image`, `index` and per view `box`, `flip`, `mask`"
     order = 5 # before mixed precision (10), so that colours are computed in float32
@@ -155,24 +155,27 @@ class Views(Callback):
                  mean=None, # channel means for normalising; the loader's `Normalize`, its `mean`, or ImageNet's when None
                  std=None, # channel standard deviations, likewise
                  seed:int=0, # validation draws the same views every time, from this seed
-                 filter:nn.Module=None, # stands between normalisation and encoder, such as `edges.HighPass`; saved with the encoder
+                 filter=None, # stands between normalisation and encoder and is saved with it: a module such as `edges.HighPass`, or what makes one from the views' size, such as `HighPass.for_size`
+                 same:bool=False, # every view is the first one again, for two masks on one view
                 ):
-        if filter is not None and not isinstance(filter, nn.Module): raise ValueError(f'filter={filter!r}: a module is needed, such as HighPass.for_size(32)')
+        if filter is not None and not callable(filter): raise ValueError(f'filter={filter!r}: a module is needed, such as HighPass.for_size(32)')
         if isinstance(augment, str): augment = AUGMENTS[check_choice('augment', augment, AUGMENTS)]
         self.augments = (augment,) if isinstance(augment, Augment) else tuple(augment)
         self.size = None if size is None else as_size(size)
         self.n = max(check_number('n', n, 1, integer=True), len(self.augments))
         if (mean is None) != (std is None): raise ValueError('mean, std: give both or neither')
-        self.mean, self.std, self.seed, self.filter = mean, std, seed, filter
+        self.mean, self.std, self.seed, self.filter, self.same = mean, std, seed, filter, same
         self.box_source = self.random_box_source
+        self.filter_views = True # False: a callback that comes later filters them itself
+        self.groups = None # which views meet in the loss, such as [(0, 2), (1, 2)]; None: all of them, once
         self._init_state()
 
-    _stateattrs = ('image', 'index', 'box', 'flip', 'mask', 'view', 'labels', '_order', '_random') # stay behind when a Learner is exported
+    _stateattrs = ('image', 'index', 'box', 'flip', 'mask', 'view', 'labels', '_order', '_random', '_others') # stay behind when a Learner is exported
     def _init_state(self):
         self.image, self.index, self._order, self._seen = None, None, None, 0
-        self.box, self.flip, self.mask, self.view, self.labels = [], [], [], [], ()
+        self.box, self.flip, self.mask, self.view, self.labels, self._others = [], [], [], [], (), []
 
-# %% ../nbs/01_views.ipynb #41a134ee
+# %% ../nbs/01_views.ipynb #16d24cb3
 @patch
 def random_box_source(self:Views, index): # index: data-set ids [n] of the pictures, -1 where unknown
     "Random crops of the recipe in hand, whatever the picture"
@@ -188,7 +191,9 @@ def _pieces(n, numbers, device): # pictures, numbers in each
 @patch
 def filtered(self:Views, x):
     "Normalised pictures as the encoder gets them"
-    return x if self.filter is None else self.filter.to(x.device)(x)
+    if self.filter is None: return x
+    if not isinstance(self.filter, nn.Module): self.filter = self.filter(x.shape[2:]) # now the size is known
+    return self.filter.to(x.device)(x)
 
 @patch
 def make(self:Views,
@@ -200,7 +205,7 @@ def make(self:Views,
     if index is None: index = torch.full((n,), -1, device=image.device)
     self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
     mean, std = self.statistics(C, image.device)
-    for k in range(self.n):
+    for k in range(1 if self.same else self.n):
         a = self.augment = self.augments[min(k, len(self.augments) - 1)]
         h, w = as_size(a.size) if a.size is not None else self.size or (H, W)
         box, flip = self.box_source(index).to(x.device), torch.rand(n, device=x.device) < a.flip
@@ -211,12 +216,14 @@ def make(self:Views,
             v = crop_and_flip(x[i], box[i], flip[i], (h, w), None if sigma is None else sigma[i])
             if colour is not None: v = apply_colour(v, colour[0][i], colour[1][i])
             if invert is not None: v = solarise(v, a.solarise, hit=invert[i])
-            view[i] = self.filtered(v.sub_(mean).div_(std))
+            v = v.sub_(mean).div_(std)
+            view[i] = self.filtered(v) if self.filter_views else v
         boxes.append(box), flips.append(flip), views.append(view)
+    if self.same: boxes, flips, views = boxes * self.n, flips * self.n, views * self.n
     self.image, self.index, self.box, self.flip, self.mask, self.view = image, index, boxes, flips, [None] * self.n, views # all at once: Ctrl-C leaves a whole batch
     return views
 
-# %% ../nbs/01_views.ipynb #1aee187e
+# %% ../nbs/01_views.ipynb #545fccc5
 IMAGENET = (.485, .456, .406), (.229, .224, .225)
 
 @patch
@@ -246,7 +253,7 @@ def _pictures(self:Views, x, dl=None):
                              'transform, which is undone here): Views normalises at the end, with its own mean and std')
     return x
 
-# %% ../nbs/01_views.ipynb #5abbb540
+# %% ../nbs/01_views.ipynb #72e11982
 def _watched(dl): return isinstance(getattr(dl.__dict__.get('get_idxs'), '__func__', None), _Order)
 
 @patch
@@ -273,7 +280,7 @@ def _next_index(self:Views, n, device):
     known = len(ids) == n and not any(i is None for i in ids)
     return torch.tensor(ids if known else [-1] * n, device=device)
 
-# %% ../nbs/01_views.ipynb #7d7210f6
+# %% ../nbs/01_views.ipynb #27f7cddb
 @patch
 def before_train(self:Views): self._watch(self.dl)
 @patch
@@ -309,12 +316,19 @@ def after_pred(self:Views):
         if self.n == 1: return
         raise ValueError(f'Views: the model made one {type(self.pred).__name__} of {self.n} views; it must return a tuple, one batch of embeddings per view (as Siamese does)')
     alone = len(self.pred[0]) < 2 and not self.training # the last of a validation set: no loss
-    self.learn.pred, self.learn.yb = self.pred[0], () if alone else tuple(self.pred[1:])
+    z, n = self.pred, len(self.view)
+    of_group = [tuple(z)] if self.groups is None else [tuple(z[i + m] for m in range(0, len(z), n) for i in g) for g in self.groups] # a teacher's embeddings follow the student's
+    (self.learn.pred, *rest), *others = of_group
+    self.learn.yb, self._others = ((), []) if alone else (tuple(rest), others)
 
 @patch
-def after_loss(self:Views): self.learn.yb = self.labels or (self.index,)
+def after_loss(self:Views):
+    if self._others: # mean over the groups
+        self.learn.loss_grad = (self.loss_grad + sum(self.loss_func(*z) for z in self._others)) / (1 + len(self._others))
+        self.learn.loss, self._others = self.loss_grad.clone(), []
+    self.learn.yb = self.labels or (self.index,)
 
-# %% ../nbs/01_views.ipynb #4d6446df
+# %% ../nbs/01_views.ipynb #aab95dc1
 @patch
 def show(self:Views,
          n:int=3, # how many pictures of the batch
