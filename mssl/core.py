@@ -99,7 +99,7 @@ def mask_on_pixels(mask:torch.Tensor, # bool, True = hidden: [B,1|C,gh,gw] or [B
     y, x = (torch.arange(n, device=mask.device) * g // n for n, g in zip(size, mask.shape[2:]))
     return mask[:, :, y][:, :, :, x]
 
-# %% ../nbs/core.ipynb #31273b8b
+# %% ../nbs/core.ipynb #d1e8effa
 def random_state(device='cpu', # a GPU's own generator is included
                 )->dict: # tensors and tuples, fit for torch.save
     "The state of Python's, numpy's, torch's and the device's random numbers"
@@ -121,7 +121,7 @@ def set_random_state(state:dict, # from `random_state`
 def side_generator(device='cpu')->torch.Generator:
     "Random numbers for a bystander: seeded by where the device's own ones stand, which stay as they are, so that what comes after draws the same with and without it"
     device = torch.device(device)
-    state = torch.cuda.get_rng_state(device) if device.type == 'cuda' else torch.get_rng_state()
+    state = torch.cuda.get_rng_state(device) if device.type == 'cuda' else torch.mps.get_rng_state() if device.type == 'mps' else torch.get_rng_state()
     return torch.Generator(device).manual_seed(zlib.crc32(state.numpy().tobytes()))
 
 @contextlib.contextmanager

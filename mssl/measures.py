@@ -17,7 +17,7 @@ from .scenes import scenes
 from .transfer import box_probe, few_label_probe
 from .views import crop_and_flip
 
-# %% ../nbs/measures.ipynb #ef25af9e
+# %% ../nbs/measures.ipynb #10e1acfb
 @torch.no_grad()
 def prepared(learn, # a `Learner` with `Views`
              image:torch.Tensor, # whole pictures [n,C,H,W], uint8 or floating point
@@ -29,19 +29,20 @@ def prepared(learn, # a `Learner` with `Views`
     device, training, found = next(model.parameters()).device, model.training, []
     mean, std = views.statistics(image.shape[1], device)
     model.eval()
-    for x in image.split(bs):
-        x = x.to(device)
-        box, flip = torch.tensor([0., 0, 1, 1], device=device).expand(len(x), 4), torch.zeros(len(x), dtype=torch.bool, device=device)
-        x = (crop_and_flip(x, box, flip, views.size or x.shape[2:]) - mean) / std
-        found.append(use(views.filtered(x)).float().cpu())
-    model.train(training)
+    try:
+        for x in image.split(bs):
+            x = x.to(device)
+            box, flip = torch.tensor([0., 0, 1, 1], device=device).expand(len(x), 4), torch.zeros(len(x), dtype=torch.bool, device=device)
+            x = (crop_and_flip(x, box, flip, views.size or x.shape[2:]) - mean) / std
+            found.append(use(views.filtered(x)).float().cpu())
+    finally: model.train(training)
     return torch.cat(found)
 
 def _encoder(learn): return getattr(learn.model, 'module', learn.model).encoder
 
 def _labelled(learn):
     "Features and labels of both sets"
-    if getattr(learn, 'features', None): return learn.features # `train.measure` has them at hand
+    if 'features' in vars(learn): return learn.features # `train.measure` has them at hand
     (z, y), (z_test, y_test) = (encode(learn, dl, 20_000) for dl in (learn.dls.train, learn.dls.valid))
     if y is None or y_test is None: raise ValueError('measure: the loaders carry no labels')
     return z, y, z_test, y_test
@@ -52,13 +53,16 @@ def few_labels(share:float, # of every class
     def measure(learn): return few_label_probe(*_labelled(learn), shares=(share,), draws=3)[0].mean
     return measure
 
-# %% ../nbs/measures.ipynb #170d0a08
+# %% ../nbs/measures.ipynb #d887b8b6
 def box_iou_of(learn): # mean intersection over union 0..1
     "How well a linear map from the features of all places finds the object's box"
     sets = [ds[some_rows(len(ds), 2000) or slice(None)] for ds in (learn.dls.train_ds, learn.dls.valid_ds)]
     if any(o.box is None for o in sets): raise ValueError('measure box: the pictures carry no boxes')
     encoder = _encoder(learn)
-    h, h_test = (prepared(learn, o.image, lambda x: encoder.forward_features(x)) for o in sets)
+    def places(x): # a ViT's tokens go back to their places
+        h = encoder.forward_features(x)
+        return h if h.ndim == 4 else h[:, encoder.num_prefix_tokens:].mT.unflatten(2, encoder.patch_embed.grid_size)
+    h, h_test = (prepared(learn, o.image, places) for o in sets)
     return box_probe(h, sets[0].box.cpu(), h_test, sets[1].box.cpu()).iou
 
 def shape_of(learn): # 0..1, .5: either
@@ -69,13 +73,14 @@ def shape_of(learn): # 0..1, .5: either
     h = prepared(learn, other.image, lambda x: pool_features(encoder(x)))
     return shape_share(fit_linear(z, y).predict(h), other.label, other.objects.texture[torch.arange(len(h)), other.objects.named.int().argmax(1)]).score
 
-# %% ../nbs/measures.ipynb #d851850d
+# %% ../nbs/measures.ipynb #35c24985
 def _reading(what):
     def measure(learn):
         "What a linear probe reads about the mask from embeddings of masked pictures"
         ds, size = learn.dls.valid_ds, None
         image, model = ds[some_rows(len(ds), 2000) or slice(None)].image, getattr(learn.model, 'module', learn.model)
-        embed, g, told = getattr(model, 'student', model).embed, torch.Generator().manual_seed(0), []
+        embed = getattr(getattr(model, 'student', model), 'embed', lambda x: pool_features(model.encoder(x))) # without a projector, the features
+        g, told = torch.Generator().manual_seed(0), []
         def use(x):
             m = mixed_masks(len(x), x.shape[2:], ratio=(.05, .5), channels=x.shape[1], generator=g)
             zero = torch.rand(len(x), generator=g) < .5

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['BRANCHES', 'LADDER', 'MaskedViews', 'masked_views']
 
-# %% ../nbs/06_mscn.ipynb #c22cb355
+# %% ../nbs/06_mscn.ipynb #a9fbe59c
+from inspect import signature
 from itertools import product
 import torch
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
-from .core import as_size, check_choice, check_number, check_range, side_generator
+from .core import as_size, check_choice, check_number, check_range, mask_on_pixels, side_generator
 from .edges import FILLS, HighPass, fill_masked
 from .masks import mixed_masks
 from .recipes import add_part, add_recipe
 from .siamese import info_nce, siamese_learner
 from .views import Views
 
-# %% ../nbs/06_mscn.ipynb #92eecc89
+# %% ../nbs/06_mscn.ipynb #87235293
 BRANCHES = ('query', 'key', 'both') # the first view, the others, all
 
 class MaskedViews(Callback):
@@ -47,46 +48,49 @@ class MaskedViews(Callback):
         if isinstance(keep, (int, float)) and keep > 1: raise ValueError(f'keep={keep!r}: the window would be larger than the picture; its share of the side is at most 1')
         check_number('keep', keep, 0, 1, open_low=True), check_number('std', std, 0), check_number('n', n, 1, integer=True)
         if isinstance(fill, str): check_choice('fill', fill, FILLS)
+        elif not isinstance(fill, (int, float, list, tuple, torch.Tensor)): raise ValueError(f'fill={fill!r}: one of {FILLS}, or a number per channel is needed')
         if masks is not None and not callable(masks): raise ValueError(f'masks={masks!r}: a function of views and the number of a view is needed')
         if not filter_first and filter is False: raise ValueError('filter_first=False: there is no filter to come after the mask (filter=False)')
         self.filter, self.fill, self.std, self.branch, self.copies = filter, fill, std, check_choice('branch', branch, BRANCHES), n
-        self.mixture, self.masks, self.filter_first, self.same_view = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks, filter_first, same_view
+        self.mixture, self.masks = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks
+        self.filter_first, self.same_view, self._gave = filter_first, same_view, False
 
-    @property
-    def views(self): return self.learn.views
-
-# %% ../nbs/06_mscn.ipynb #946b3fa0
-@patch
-def after_create(self:MaskedViews): self._put_filter()
-
-@patch
-def before_fit(self:MaskedViews): self._put_filter() # a callback that was added later
-
+# %% ../nbs/06_mscn.ipynb #03b973b4
 @patch
 def _put_filter(self:MaskedViews):
     "The filter belongs to `Views`, so that every view, the evaluation and the saved encoder have it"
     views = getattr(self.learn, 'views', None)
     if views is None: raise ValueError('MaskedViews: there are no views to mask; put Views among the callbacks too')
     own = HighPass.for_size if self.filter is True else None if self.filter is False else self.filter
-    if views.filter is None: views.filter = own
-    elif self.filter not in (True, False) and views.filter is not self.filter: raise ValueError(f'filter={self.filter!r}: Views has another one already ({views.filter!r})')
-    views.filter_views, views.same = self.filter_first, views.same or self.same_view
+    if views.filter is None: views.filter, self._gave = own, True
+    elif self.filter not in (True, False) and views.filter is not self.filter and not self._gave: raise ValueError(f'filter={self.filter!r}: Views has another one already ({views.filter!r})')
 
+@patch
+def after_create(self:MaskedViews): self._put_filter()
+
+@patch
+def before_fit(self:MaskedViews):
+    self._put_filter() # a callback that was added later
+    v = self.learn.views
+    v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
+
+# %% ../nbs/06_mscn.ipynb #c081c7f2
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
-         k:int, # which of the views they are
+         k:int=0, # which of the views they are
          generator:torch.Generator=None, # source of masks and noise
         )->tuple: # (masked views, bool mask [n,1|C,h,w])
     "One mask for each view, and something in the hole"
-    mask = self.masks(self.views, k) if self.masks is not None else mixed_masks(len(x), x.shape[2:], channels=x.shape[1], device=x.device, generator=generator, **self.mixture).mask
-    y = fill_masked(x, mask, self.fill, self.std, generator)
-    y = getattr(y, 'x', y)
-    return (y if self.filter_first else self.views.filtered(y)), mask
+    mask = self.masks(self.learn.views, k) if self.masks is not None else mixed_masks(len(x), x.shape[2:], channels=x.shape[1], device=x.device, generator=generator, **self.mixture).mask
+    mask = mask_on_pixels(mask, x.shape[2:])
+    y = fill_masked(x, mask, 'zero' if self.fill == 'mix' and len(x) < 2 else self.fill, self.std, generator) # a last picture alone has no partner
+    y = getattr(y, 'x', y) # of a mix the pictures
+    return (y if self.filter_first else self.learn.views.filtered(y)), mask
 
 @patch
 def before_batch(self:MaskedViews):
-    v, hidden = self.views, {'query': lambda k: k == 0, 'key': lambda k: k > 0, 'both': lambda k: True}[self.branch]
+    v, hidden = self.learn.views, {'query': lambda k: k == 0, 'key': lambda k: k > 0, 'both': lambda k: True}[self.branch]
     draws, place, made = side_generator(v.view[0].device), [], []
     for k, x in enumerate(v.view):
         of_view = [(*self.hide(x, k, draws), k) for _ in range(self.copies)] if hidden(k) else [(x if self.filter_first else v.filtered(x), v.mask[k], k)]
@@ -98,9 +102,9 @@ def before_batch(self:MaskedViews):
     self.learn.xb = tuple(v.view)
 
 @patch
-def after_fit(self:MaskedViews): self.views.groups = None
+def after_fit(self:MaskedViews): self.learn.views._for_callbacks()
 
-# %% ../nbs/06_mscn.ipynb #1dc384f5
+# %% ../nbs/06_mscn.ipynb #f9e52f63
 LADDER = { # each rung changes what the one before it left
     'naive':     dict(filter=False, p_focal=0., p_channel=0., fill='zero', branch='both', n=1),
     'high_pass': dict(filter=True),
@@ -115,13 +119,14 @@ def masked_views(rung:str='query', # a rung of LADDER
                  **kwargs, # arguments of `MaskedViews` that differ from it
                 )->MaskedViews:
     "`MaskedViews` with all remedies up to a rung of the ladder"
+    for k in kwargs: check_choice('argument', k, [o for o in signature(MaskedViews).parameters])
     names, settings = list(LADDER), {}
     for name in names[:names.index(check_choice('rung', rung, names)) + 1]: settings.update(LADDER[name])
     return MaskedViews(**{**settings, **kwargs})
 
 add_part('masks', masked_views)
 
-# %% ../nbs/06_mscn.ipynb #3b332b24
+# %% ../nbs/06_mscn.ipynb #3ac44404
 def _mscn(dls, arch, cbs=(), loss=info_nce, model_kwargs=None, **kwargs):
     own = any(isinstance(c, MaskedViews) for c in cbs)
     return siamese_learner(dls, arch, loss, cbs=[*([] if own else [MaskedViews()]), *cbs], model_kwargs=model_kwargs, **kwargs)

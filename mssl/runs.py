@@ -65,9 +65,9 @@ def load_runs(names='*', # a name, a pattern such as 'levels-calm-*', or a list 
         found.update(hits)
     return [Run(json.loads((folder / f'{o}.json').read_text(encoding='utf-8')), o) for o in there if o in found]
 
-# %% ../nbs/runs.ipynb #e4efac77
+# %% ../nbs/runs.ipynb #47610d0c
 NEEDED = ('settings', 'results', 'minutes', 'device')
-KEPT = ('settings', 'arch', 'augment', 'lr', 'precision', 'results', 'minutes', 'minutes_training', 'history', 'device', 'versions')
+KEPT = ('settings', 'arch', 'augment', 'lr', 'precision', 'filter', 'results', 'minutes', 'minutes_training', 'history', 'device', 'versions')
 
 def code_version()->str: # a git commit such as '4bf2c6d', with '-dirty' where files differ from it; None outside of a checkout
     "Which code is running"

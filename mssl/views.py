@@ -144,7 +144,7 @@ def _normalisation(dl):
     "The `Normalize` among a loader's batch transforms, if any"
     return next((f for f in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(f, Normalize)), None)
 
-# %% ../nbs/01_views.ipynb #dedeab65
+# %% ../nbs/01_views.ipynb #3e9ce2e9
 class Views(Callback):
     "Make views of every batch; keeps `image`, `index` and per view `box`, `flip`, `mask`"
     order = 5 # before mixed precision (10), so that colours are computed in float32
@@ -166,16 +166,20 @@ class Views(Callback):
         if (mean is None) != (std is None): raise ValueError('mean, std: give both or neither')
         self.mean, self.std, self.seed, self.filter, self.same = mean, std, seed, filter, same
         self.box_source = self.random_box_source
-        self.filter_views = True # False: a callback that comes later filters them itself
-        self.groups = None # which views meet in the loss, such as [(0, 2), (1, 2)]; None: all of them, once
+        self._for_callbacks()
         self._init_state()
+
+    def _for_callbacks(self):
+        self.filter_views = True # False: a callback that comes later filters them itself
+        self.one_view = self.same # True: likewise
+        self.groups = None # which views meet in the loss, such as [(0, 2), (1, 2)]; None: all of them, once
 
     _stateattrs = ('image', 'index', 'box', 'flip', 'mask', 'view', 'labels', '_order', '_random', '_others') # stay behind when a Learner is exported
     def _init_state(self):
         self.image, self.index, self._order, self._seen = None, None, None, 0
         self.box, self.flip, self.mask, self.view, self.labels, self._others = [], [], [], [], (), []
 
-# %% ../nbs/01_views.ipynb #16d24cb3
+# %% ../nbs/01_views.ipynb #fd3a474f
 @patch
 def random_box_source(self:Views, index): # index: data-set ids [n] of the pictures, -1 where unknown
     "Random crops of the recipe in hand, whatever the picture"
@@ -192,7 +196,10 @@ def _pieces(n, numbers, device): # pictures, numbers in each
 def filtered(self:Views, x):
     "Normalised pictures as the encoder gets them"
     if self.filter is None: return x
-    if not isinstance(self.filter, nn.Module): self.filter = self.filter(x.shape[2:]) # now the size is known
+    if not isinstance(self.filter, nn.Module): # now the size is known
+        made = self.filter(x.shape[2:])
+        if not isinstance(made, nn.Module): raise ValueError(f'filter={self.filter!r}: it made {made!r} of the size {tuple(x.shape[2:])}, a module is needed')
+        self.filter = made
     return self.filter.to(x.device)(x)
 
 @patch
@@ -205,7 +212,7 @@ def make(self:Views,
     if index is None: index = torch.full((n,), -1, device=image.device)
     self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
     mean, std = self.statistics(C, image.device)
-    for k in range(1 if self.same else self.n):
+    for k in range(1 if self.one_view else self.n):
         a = self.augment = self.augments[min(k, len(self.augments) - 1)]
         h, w = as_size(a.size) if a.size is not None else self.size or (H, W)
         box, flip = self.box_source(index).to(x.device), torch.rand(n, device=x.device) < a.flip
@@ -219,7 +226,7 @@ def make(self:Views,
             v = v.sub_(mean).div_(std)
             view[i] = self.filtered(v) if self.filter_views else v
         boxes.append(box), flips.append(flip), views.append(view)
-    if self.same: boxes, flips, views = boxes * self.n, flips * self.n, views * self.n
+    if self.one_view: boxes, flips, views = boxes * self.n, flips * self.n, views * self.n
     self.image, self.index, self.box, self.flip, self.mask, self.view = image, index, boxes, flips, [None] * self.n, views # all at once: Ctrl-C leaves a whole batch
     return views
 
@@ -280,7 +287,9 @@ def _next_index(self:Views, n, device):
     known = len(ids) == n and not any(i is None for i in ids)
     return torch.tensor(ids if known else [-1] * n, device=device)
 
-# %% ../nbs/01_views.ipynb #27f7cddb
+# %% ../nbs/01_views.ipynb #b7f7eb31
+@patch
+def before_fit(self:Views): self._for_callbacks() # what a callback that is gone had set
 @patch
 def before_train(self:Views): self._watch(self.dl)
 @patch

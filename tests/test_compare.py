@@ -210,6 +210,68 @@ def test_the_estimate_is_of_the_right_size():
     estimate_minutes(s)
     assert torch.equal(before, torch.random.get_rng_state()), 'it draws nothing that others would miss'
 
+# --- parts and measures by name
+
+@pytest.fixture(scope='module')
+def masked(tmp_path_factory):
+    "Two arms that differ by a part, with measures by name"
+    folder, said = tmp_path_factory.mktemp('masked'), []
+    return folder, said, compare('info_nce info_nce:parts=masks/rung:several/fill:zero', seeds=(0,), folder=folder, measures=('few10', 'knn', 'fill'), say=said.append, **TINY)
+
+def test_a_part_is_an_arm(masked):
+    folder, said, result = masked
+    assert [r.name for r in result.runs] == ['info_nce-0', 'info_nce-parts=masks_rung-several_fill-zero-0'] and said[0].startswith('2 runs')
+    plain, with_masks = (json.loads((folder / f'{r.name}.json').read_text()) for r in result.runs)
+    assert (plain['settings']['parts'], with_masks['settings']['parts']) == (None, 'masks/rung:several/fill:zero')
+    assert plain['results']['encoder']['knn'] != with_masks['results']['encoder']['knn'] or plain['results']['encoder']['few10'] != with_masks['results']['encoder']['few10']
+    assert 'without filter' in with_masks['results'] and 'without filter' not in plain['results']
+
+def test_measures_by_name_are_stored_shown_and_paired(masked):
+    folder, said, result = masked
+    for r in result.runs:
+        for of in ('encoder', 'untrained'):
+            assert {'knn', 'linear', 'few10', 'fill'} == set(r['results'][of]) and all(0 <= v <= 1 for v in r['results'][of].values())
+    assert result.measures == ['few10', 'knn', 'fill'] and all(f'{m} ' in said[1] for m in result.measures)
+    arm = result.runs[1]['arm']
+    assert f'{arm} minus info_nce, few10: ' in repr(result) and result.paired(arm).mean == pytest.approx(result.runs[1].value('few10') - result.runs[0].value('few10'))
+    assert '--measures few10,knn,fill' in result.runs[0]['command']
+
+def test_a_run_that_lacks_a_measure_is_made_again(masked, monkeypatch):
+    folder = masked[0]
+    trained = []
+    monkeypatch.setattr(mssl.compare, 'pretrain', lambda *a, **k: trained.append(k['measures']) or (_ for _ in ()).throw(KeyboardInterrupt()))
+    compare('info_nce', seeds=(0,), folder=folder, measures=('few10', 'fill'), say=lambda t: None, **TINY)
+    assert trained == [], 'both are there'
+    compare('info_nce', seeds=(0,), folder=folder, measures=('few10', 'kind'), say=lambda t: None, **TINY)
+    assert [set(o) for o in trained] == [{'few10', 'kind'}], 'a dict of functions for `pretrain`, knn and linear come anyway'
+
+@pytest.mark.parametrize('bad, word', [(dict(arms='info_nce info_nce:parts=msks'), "arm 'info_nce:parts=msks': parts='msks' is not known; did you mean 'masks'"), (dict(arms='info_nce:parts=masks/fill:zeor'), "did you mean 'zero'"), (dict(parts='masks/n:0'), 'n=0'),
+    (dict(measures=('few100',)), "did you mean 'few10'"), (dict(measures=dict(boxs=None)), "did you mean 'box'"), (dict(parts='masks/grid:17'), 'grid=17'), (dict(arms='info_nce:parts=masks info_nce:parts=masks,lr=3e-3'), 'the same settings')])
+def test_bad_parts_and_measures_train_nothing(bad, word, monkeypatch, tmp_path):
+    monkeypatch.setattr(mssl.compare, 'pretrain', lambda *a, **k: pytest.fail('trained'))
+    with pytest.raises(ValueError, match=re.escape(word)): compare(**{**dict(arms='info_nce', folder=tmp_path, say=lambda t: None), **TINY, **bad})
+    assert not list(tmp_path.iterdir())
+
+def test_parts_tell_runs_apart():
+    plain = asdict(Settings())
+    assert identity(dict(plain, parts='masks')) != identity(plain) != identity(dict(plain, parts='masks/fill:zero')) != identity(dict(plain, parts='masks'))
+    assert identity({k: v for k, v in plain.items() if k != 'parts'}) == identity(plain), 'runs stored before there were parts'
+    assert [o.settings.parts for o in parse_arms('info_nce info_nce:parts=masks/ratio:.1-.3,lr=1e-3 info_nce:parts=', parts='masks')] == ['masks', 'masks/ratio:.1-.3', None]
+
+def test_masks_change_pixels_behind_the_mask_and_nothing_else(tmp_path):
+    "Beside the same run with the filter alone: the same start, order and boxes, the same other view"
+    a, b = watched(tmp_path, 'filtered', filter='high_pass'), watched(tmp_path, 'masked', parts='masks')
+    assert all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights) and len(a.box) == len(b.box) == 4
+    for of in ('index', 'box', 'view'): assert all(torch.equal(x, y) for x, y in zip(getattr(a, of), getattr(b, of))), of
+
+def test_the_command_hands_parts_and_measures_on(monkeypatch):
+    import mssl.cli
+    got = []
+    monkeypatch.setattr(mssl.cli, 'compare', lambda *a, **k: got.append((a, k)) or Comparison([]))
+    mssl.cli.mssl_compare('info_nce', parts='masks/fill:zero', measures='few1,box')
+    mssl.cli.mssl_compare('info_nce')
+    assert got[0][0][4] == ['few1', 'box'] and got[0][1]['parts'] == 'masks/fill:zero' and got[1][0][4] == ['knn', 'linear'] and got[1][1]['parts'] is None
+
 # --- the command
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,7 @@ import random
 from pathlib import Path
 import numpy as np, pytest, torch
 from mssl.core import (as_float, as_size, check_choice, check_images, check_number, check_range, keep_random, random_state,
-                       set_random_state, write_whole)
+                       set_random_state, side_generator, write_whole)
 
 
 @pytest.mark.parametrize('value, kwargs', [(0, dict(low=1)), (5, dict(high=4)), (0, dict(low=0, open_low=True)), (1.5, dict(integer=True)),
@@ -84,6 +84,40 @@ def test_outside_keep_random_nothing_happened():
     with pytest.raises(RuntimeError):
         with keep_random(): raise RuntimeError
     assert draws() == expected, 'an error inside changes nothing either'
+
+def test_a_bystander_draws_without_being_noticed():
+    "The same numbers where the random state is the same, others after one draw, and nothing moves"
+    torch.manual_seed(3)
+    state = random_state()
+    a, b = (torch.rand(50, generator=side_generator()) for _ in range(2))
+    assert torch.equal(a, b) and torch.equal(state['torch'], torch.get_rng_state())
+    expected = torch.rand(50)
+    assert not torch.equal(a, expected), 'nor are they those that come next'
+    seen = [torch.rand(50, generator=side_generator())]
+    for draw in (lambda: torch.rand(1), lambda: torch.randn(1), lambda: torch.randint(9, (1,))):
+        draw()
+        seen.append(torch.rand(50, generator=side_generator()))
+    assert len(torch.stack([a, *seen]).unique(dim=0)) == 5
+    set_random_state(state)
+    assert torch.equal(a, torch.rand(50, generator=side_generator('cpu'))) and torch.equal(torch.rand(50), expected)
+    assert side_generator().device == torch.device('cpu')
+
+def test_bystanders_of_many_seeds_are_even():
+    "The seeds are hashes: no two alike, and no pattern among first draws"
+    first = []
+    for seed in range(1000):
+        torch.manual_seed(seed)
+        first.append(torch.rand(1, generator=side_generator()))
+    first = torch.cat(first)
+    assert len(first.unique()) > 995 and abs(first.mean() - .5) < .03 and abs(first.std() - 12 ** -.5) < .015 and abs(torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1]) < .1
+
+@pytest.mark.gpu
+def test_a_bystander_on_a_gpu():
+    state = random_state('cuda')
+    a, b = (torch.rand(50, device='cuda', generator=side_generator('cuda')) for _ in range(2))
+    torch.rand(1, device='cuda')
+    c = torch.rand(50, device='cuda', generator=side_generator('cuda'))
+    assert torch.equal(a, b) and not torch.equal(a, c) and torch.equal(state['torch'], torch.get_rng_state())
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'x.json'

@@ -16,7 +16,9 @@ from PIL import Image
 import mssl
 from mssl.data import image_dls
 from mssl.scenes import scenes
-from mssl.train import Settings, pick_precision, pretrain
+from fastai.callback.core import Callback
+from mssl.siamese import siamese_learner
+from mssl.train import HalfOnCPU, Settings, pick_precision, pretrain
 
 TINY = dict(n=96, bs=32, size=16, epochs=2)
 FLAGS = ['--n', '96', '--bs', '32', '--size', '16', '--unsupervised']
@@ -155,3 +157,23 @@ def test_settings_table_is_complete():
     flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised'}
     assert flags | {'labels', 'supervised'} == set(Settings.__dataclass_fields__)
     assert not any('_' in f for f in flags | {'unlabelled', 'unsupervised'}), 'one word a flag: fastcore 1 would offer --two_words, fastcore 2 --two-words'
+
+
+# --- bfloat16 on a CPU
+
+def test_half_precision_on_a_cpu_is_the_forward_pass_only(tmp_path):
+    learn = siamese_learner(image_dls('scenes', size=16, n=64, bs=32), 'resnet10_tiny', size=16, cbs=[HalfOnCPU()])
+    seen = []
+    class Look(Callback):
+        order = 4
+        def after_pred(self): seen.append((self.learn.pred[0] if isinstance(self.learn.pred, tuple) else self.learn.pred).dtype)
+        def after_loss(self): seen.append(self.learn.loss_grad.dtype)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Look())
+    assert set(seen[::2]) == {torch.bfloat16} and set(seen[1::2]) == {torch.float32}, 'the model answers in half precision, the loss is whole'
+    assert 'forward' not in vars(learn.model) and all(p.dtype == torch.float32 for p in learn.model.parameters())
+    assert learn.model(*learn.views.view)[0].dtype == torch.float32, 'the callback leaves nothing behind'
+
+def test_half_precision_by_device():
+    cpu = torch.device('cpu')
+    assert pick_precision('bf16', cpu) == 'bf16' and pick_precision('auto', cpu) == 'fp32'
+    with pytest.raises(ValueError, match='fp16.*GPU.*bf16'): pick_precision('fp16', cpu)

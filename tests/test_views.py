@@ -514,3 +514,85 @@ def test_on_a_gpu_everything_lies_there_and_nothing_is_drawn_elsewhere():
     state = torch.get_rng_state()
     made = views.make(x.cuda())
     assert all(o.is_cuda for o in [*made, *views.box, *views.flip, views.index]) and torch.equal(state, torch.get_rng_state())
+
+
+# one view again, groups, a filter that waits for the size
+
+def test_the_same_view_again():
+    x, again, once = torch.rand(6, 3, 12, 18), Views(8, 'byol', n=3, same=True), Views(8, 'byol', n=3)
+    torch.manual_seed(1); a = again.make(x)
+    state = torch.get_rng_state()
+    torch.manual_seed(1); b = once.make(x)
+    assert len(a) == len(again.box) == len(again.flip) == len(again.mask) == 3 and torch.equal(a[0], b[0]), 'by the first recipe'
+    for o in (a, again.box, again.flip): assert torch.equal(o[0], o[1]) and torch.equal(o[0], o[2])
+    assert not torch.equal(b[0], b[1]) and not torch.equal(state, torch.get_rng_state()), 'one view is drawn, not three'
+    learn = fit(learner(resident(), Views(8, 'weak', same=True)))
+    assert all(torch.equal(*o) for o in learn.model.seen)
+
+class Grouped(Callback):
+    "What a later room does: says who meets whom"
+    order = 6
+    def __init__(self, groups): self.groups, self.value, self.grad, self.yb = groups, [], [], []
+    def before_batch(self): self.learn.views.groups = self.groups
+    def after_loss(self): self.value.append(self.learn.loss.item()); self.yb.append(self.learn.yb)
+    def before_step(self): self.grad.append(self.model.w.grad.item())
+
+def squares(a, *others): return sum((i + 2) * (a - o).square().mean() for i, o in enumerate(others)) # the order counts
+
+@pytest.mark.parametrize('groups', [[(0, 2), (1, 2)], [(2, 0, 1)], [(0, 1), (0, 2), (1, 2), (2, 1)], None])
+def test_the_loss_is_the_mean_over_the_groups(groups):
+    told, calls = Grouped(groups), []
+    def loss(*z):
+        calls.append(len(z))
+        return squares(*z)
+    learn = fit(learner(resident(label=True), Views(8, 'weak', n=3), told, loss=loss, metrics=lambda pred, y: (pred.shape[1] == 48 and y.shape == (len(pred),)) * 1.))
+    whole = groups or [(0, 1, 2)]
+    z = lambda o, w: tuple(w * F.adaptive_avg_pool2d(v, 4).flatten(1) for v in o)
+    expected = lambda o, w=torch.ones(1): sum(squares(*(z(o, w)[i] for i in g)) for g in whole) / len(whole)
+    w = torch.ones(1, requires_grad=True)
+    expected(learn.model.seen[0], w).backward()
+    assert told.value[0] == pytest.approx(expected(learn.model.seen[0]).item(), rel=1e-5) and told.grad[0] == pytest.approx(w.grad.item(), rel=1e-5) and abs(w.grad) > 1e-3
+    valid = expected(learn.model.seen[4], learn.model.w.detach())
+    assert told.value[4] == pytest.approx(valid.item(), rel=1e-5) and learn.recorder.values[-1][-1] == 1, 'validation and metrics too'
+    assert calls == [len(g) for g in whole] * 6 + calls[6 * len(whole):] and all(len(o) == 1 and o[0].shape == (len(o[0]),) for o in told.yb), 'labels are back for metrics and callbacks'
+
+def test_groups_of_a_model_with_a_teacher():
+    "A group takes the student's answers to its views, then the teacher's to the same"
+    got = []
+    class Both(Numbers):
+        def forward(self, *views): return (*(z := super().forward(*views)), *(10 * o for o in z))
+    def loss(*z):
+        got.append([o.detach() for o in z])
+        return squares(*z)
+    learn = fit(learner(resident(valid=2), Views(8, 'weak', n=3), Grouped([(0, 2), (1, 2)]), loss=loss, model=Both()))
+    z = [F.adaptive_avg_pool2d(v, 4).flatten(1) for v in learn.model.seen[0]]
+    for call, wanted in zip(got, ([z[0], z[2], 10 * z[0], 10 * z[2]], [z[1], z[2], 10 * z[1], 10 * z[2]])):
+        assert len(call) == 4 and all(torch.allclose(a, b) for a, b in zip(call, wanted))
+
+class Doubled(nn.Module):
+    def __init__(self, size): super().__init__(); self.size = size
+    def forward(self, x): return 2 * x
+
+def test_a_filter_is_made_once_from_the_views_size():
+    asked = []
+    def of_size(size):
+        asked.append(tuple(size))
+        return Doubled(size)
+    x, views = torch.rand(6, 3, 20, 20), Views((8, 12), 'weak', filter=of_size)
+    assert asked == [] and views.filter is of_size
+    torch.manual_seed(1); a = views.make(x)
+    torch.manual_seed(1); b = Views((8, 12), 'weak').make(x)
+    assert all(torch.equal(2 * q, p) for p, q in zip(a, b)) and isinstance(views.filter, Doubled)
+    made = views.filter
+    views.make(x), views.filtered(x)
+    assert asked == [(8, 12)] and views.filter is made
+    views.filter_views = False
+    torch.manual_seed(1); c = views.make(x)
+    assert all(torch.equal(p, q) for p, q in zip(b, c)) and torch.equal(views.filtered(c[0]), a[0]), 'a later callback may do it itself'
+
+def test_what_is_no_filter_is_refused():
+    for bad in ('high_pass', 3, torch.rand(2)):
+        with pytest.raises(ValueError, match='^filter='): Views(filter=bad)
+
+def test_a_function_that_makes_no_filter_is_refused():
+    with pytest.raises(ValueError, match='filter'): Views(8, filter=lambda size: 3).make(torch.rand(2, 3, 8, 8))
