@@ -67,7 +67,7 @@ def gaussian_blur(x:torch.Tensor, # pictures [B,C,H,W], floating point
     rows, cols = (_reflected(n, kernel) for n in x.shape[2:])
     return rows @ x @ cols.T
 
-# %% ../nbs/04_parasitic_edges.ipynb #4a0cb66d
+# %% ../nbs/04_parasitic_edges.ipynb #82a745c5
 FILLS = ('zero', 'mean', 'noise', 'blur', 'mix')
 
 class Mixed(NamedTuple):
@@ -79,7 +79,7 @@ class Mixed(NamedTuple):
 def fill_masked(x:torch.Tensor, # pictures [n,C,H,W], normalised (and filtered, if they are to be)
                 mask:torch.Tensor, # bool, True = hidden: pixels [n,1|C,H,W] or cells [n,(1|C,)gh,gw]
                 fill='noise', # 'zero', 'mean' (of the picture, per channel), 'noise', 'blur', 'mix', or one number per channel
-                std:float=.18, # of the noise, in units of the normalised picture
+                std=.18, # of the noise, in units of the normalised picture: a number, or a tensor that broadcasts
                 generator:torch.Generator=None, # source of the noise
                ): # [n,C,H,W]; for 'mix' a `Mixed`
     "Put something else where the mask hides: y = (1-m) x + m fill"
@@ -88,7 +88,7 @@ def fill_masked(x:torch.Tensor, # pictures [n,C,H,W], normalised (and filtered, 
         value = torch.as_tensor(fill, dtype=x.dtype, device=x.device).flatten()
         if len(value) not in (1, x.shape[1]): raise ValueError(f'fill={fill!r}: a name, one number or {x.shape[1]} numbers are needed')
         return torch.where(m, value.view(-1, 1, 1), x)
-    check_number('std', std, 0)
+    if not isinstance(std, torch.Tensor): check_number('std', std, 0)
     if check_choice('fill', fill, FILLS) == 'mix':
         if len(x) < 2: raise ValueError("fill='mix': two pictures at least are needed")
         partner = torch.arange(len(x), device=x.device).roll(1)

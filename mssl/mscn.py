@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BRANCHES', 'LADDER', 'MaskedViews', 'masked_views']
 
-# %% ../nbs/06_mscn.ipynb #a9fbe59c
+# %% ../nbs/06_mscn.ipynb #0fb71e3d
 from inspect import signature
 from itertools import product
 import torch
@@ -19,7 +19,7 @@ from .recipes import add_part, add_recipe
 from .siamese import info_nce, siamese_learner
 from .views import Views
 
-# %% ../nbs/06_mscn.ipynb #87235293
+# %% ../nbs/06_mscn.ipynb #ac70b379
 BRANCHES = ('query', 'key', 'both') # the first view, the others, all
 
 class MaskedViews(Callback):
@@ -33,7 +33,7 @@ class MaskedViews(Callback):
                  ratio=(.05, .25), # hidden share of grid masks, a range or a number
                  keep:float=200/224, # visible share of the side in focal masks
                  fill='noise', # one of `edges.FILLS`, or a number per channel
-                 std:float=.18, # of the noise, in units of the normalised picture
+                 std:float=None, # of the noise, in units of the normalised picture; None: a quarter of the views' own deviation, batch by batch
                  branch:str='query', # which views are masked: 'query' (the first), 'key' (the others) or 'both'
                  n:int=1, # masks of each of these views; each masked copy meets the other branch on its own
                  masks=None, # function (views, k) -> bool masks of view k, cells or pixels, instead of the mixture
@@ -46,7 +46,8 @@ class MaskedViews(Callback):
         as_size(grid, 'grid')
         check_number('ratio', ratio, 0, 1) if isinstance(ratio, (int, float)) else check_range('ratio', ratio, 0, 1)
         if isinstance(keep, (int, float)) and keep > 1: raise ValueError(f'keep={keep!r}: the window would be larger than the picture; its share of the side is at most 1')
-        check_number('keep', keep, 0, 1, open_low=True), check_number('std', std, 0), check_number('n', n, 1, integer=True)
+        check_number('keep', keep, 0, 1, open_low=True), check_number('n', n, 1, integer=True)
+        if std is not None: check_number('std', std, 0)
         if isinstance(fill, str): check_choice('fill', fill, FILLS)
         elif not isinstance(fill, (int, float, list, tuple, torch.Tensor)): raise ValueError(f'fill={fill!r}: one of {FILLS}, or a number per channel is needed')
         if masks is not None and not callable(masks): raise ValueError(f'masks={masks!r}: a function of views and the number of a view is needed')
@@ -55,7 +56,7 @@ class MaskedViews(Callback):
         self.mixture, self.masks = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks
         self.filter_first, self.same_view, self._gave = filter_first, same_view, False
 
-# %% ../nbs/06_mscn.ipynb #03b973b4
+# %% ../nbs/06_mscn.ipynb #5160e524
 @patch
 def _put_filter(self:MaskedViews):
     "The filter belongs to `Views`, so that every view, the evaluation and the saved encoder have it"
@@ -74,7 +75,7 @@ def before_fit(self:MaskedViews):
     v = self.learn.views
     v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
 
-# %% ../nbs/06_mscn.ipynb #c081c7f2
+# %% ../nbs/06_mscn.ipynb #167fb393
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
@@ -84,7 +85,8 @@ def hide(self:MaskedViews,
     "One mask for each view, and something in the hole"
     mask = self.masks(self.learn.views, k) if self.masks is not None else mixed_masks(len(x), x.shape[2:], channels=x.shape[1], device=x.device, generator=generator, **self.mixture).mask
     mask = mask_on_pixels(mask, x.shape[2:])
-    y = fill_masked(x, mask, 'zero' if self.fill == 'mix' and len(x) < 2 else self.fill, self.std, generator) # a last picture alone has no partner
+    fill = 'zero' if self.fill == 'mix' and len(x) < 2 else self.fill # a last picture alone has no partner
+    y = fill_masked(x, mask, fill, x.std() / 4 if self.std is None else self.std, generator)
     y = getattr(y, 'x', y) # of a mix the pictures
     return (y if self.filter_first else self.learn.views.filtered(y)), mask
 
@@ -104,7 +106,7 @@ def before_batch(self:MaskedViews):
 @patch
 def after_fit(self:MaskedViews): self.learn.views._for_callbacks()
 
-# %% ../nbs/06_mscn.ipynb #f9e52f63
+# %% ../nbs/06_mscn.ipynb #d6f029a3
 LADDER = { # each rung changes what the one before it left
     'naive':     dict(filter=False, p_focal=0., p_channel=0., fill='zero', branch='both', n=1),
     'high_pass': dict(filter=True),
@@ -126,7 +128,7 @@ def masked_views(rung:str='query', # a rung of LADDER
 
 add_part('masks', masked_views)
 
-# %% ../nbs/06_mscn.ipynb #3ac44404
+# %% ../nbs/06_mscn.ipynb #a3938c33
 def _mscn(dls, arch, cbs=(), loss=info_nce, model_kwargs=None, **kwargs):
     own = any(isinstance(c, MaskedViews) for c in cbs)
     return siamese_learner(dls, arch, loss, cbs=[*([] if own else [MaskedViews()]), *cbs], model_kwargs=model_kwargs, **kwargs)
