@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #c72be078
+# %% ../nbs/all.ipynb #d6464a7c
 from .core import *
 from .show import *
 from .scenes import *
@@ -26,6 +26,12 @@ from .edges import *
 from .edges_exercises import *
 from .masks import *
 from .mscn import *
+from .mscn_exercises import *
+from .heatmaps import *
+from .contrastive_crop import *
+from .mae import *
+from .siamese_im import *
+from .correspondence import *
 from .measures import *
 from .toy import *
 from .runs import *

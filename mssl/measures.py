@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['MEASURES', 'prepared', 'few_labels', 'box_iou_of', 'shape_of']
 
-# %% ../nbs/measures.ipynb #69cfd55c
+# %% ../nbs/measures.ipynb #cd7e9c16
 import torch
-from .core import as_size, check_choice, keep_random
-from .edges import fill_masked
+from .correspondence import DAMAGES, damaged_of, miou_of, place_of, prediction_of, tail_of
 from .encoders import pool_features
-from .gauges import encode, some_rows
+from .gauges import labelled_features, some_rows
 from .masks import mask_statistics_probe, mixed_masks, shape_share
 from .probes import fit_linear
 from .scenes import scenes
 from .transfer import box_probe, few_label_probe
 from .views import crop_and_flip
 
-# %% ../nbs/measures.ipynb #10e1acfb
+# %% ../nbs/measures.ipynb #5f77dedc
 @torch.no_grad()
 def prepared(learn, # a `Learner` with `Views`
              image:torch.Tensor, # whole pictures [n,C,H,W], uint8 or floating point
@@ -40,20 +39,13 @@ def prepared(learn, # a `Learner` with `Views`
 
 def _encoder(learn): return getattr(learn.model, 'module', learn.model).encoder
 
-def _labelled(learn):
-    "Features and labels of both sets"
-    if 'features' in vars(learn): return learn.features # `train.measure` has them at hand
-    (z, y), (z_test, y_test) = (encode(learn, dl, 20_000) for dl in (learn.dls.train, learn.dls.valid))
-    if y is None or y_test is None: raise ValueError('measure: the loaders carry no labels')
-    return z, y, z_test, y_test
-
 def few_labels(share:float, # of every class
               ): # a measure
     "Accuracy with a share of the labels, mean over three draws"
-    def measure(learn): return few_label_probe(*_labelled(learn), shares=(share,), draws=3)[0].mean
+    def measure(learn): return few_label_probe(*labelled_features(learn), shares=(share,), draws=3)[0].mean
     return measure
 
-# %% ../nbs/measures.ipynb #d887b8b6
+# %% ../nbs/measures.ipynb #cfe87ba1
 def box_iou_of(learn): # mean intersection over union 0..1
     "How well a linear map from the features of all places finds the object's box"
     sets = [ds[some_rows(len(ds), 2000) or slice(None)] for ds in (learn.dls.train_ds, learn.dls.valid_ds)]
@@ -67,13 +59,13 @@ def box_iou_of(learn): # mean intersection over union 0..1
 
 def shape_of(learn): # 0..1, .5: either
     "Where shape and texture name two classes: share of the answers that follow the shape (drawn pictures only)"
-    z, y, *_ = _labelled(learn)
+    z, y, *_ = labelled_features(learn)
     if learn.dls.train_ds.classes != scenes(1).classes: raise ValueError("measure shape: the classes of `scenes` are needed, got " + str(learn.dls.train_ds.classes)[:80])
     other, encoder = scenes(2000, level='conflict', seed=1_000_003), _encoder(learn)
     h = prepared(learn, other.image, lambda x: pool_features(encoder(x)))
     return shape_share(fit_linear(z, y).predict(h), other.label, other.objects.texture[torch.arange(len(h)), other.objects.named.int().argmax(1)]).score
 
-# %% ../nbs/measures.ipynb #35c24985
+# %% ../nbs/measures.ipynb #68ada0c0
 def _reading(what):
     def measure(learn):
         "What a linear probe reads about the mask from embeddings of masked pictures"
@@ -85,7 +77,7 @@ def _reading(what):
             m = mixed_masks(len(x), x.shape[2:], ratio=(.05, .5), channels=x.shape[1], generator=g)
             zero = torch.rand(len(x), generator=g) < .5
             told.append(torch.stack([m.mask.double().mean((1, 2, 3)), m.kind.double(), zero.double()], 1))
-            noise = .18 * torch.randn(x.shape, generator=g).to(x)
+            noise = .25 * x.std().cpu() * torch.randn(x.shape, generator=g).to(x)
             return embed(torch.where(m.mask.to(x.device), noise * ~zero.view(-1, 1, 1, 1).to(x.device), x))
         z = prepared(learn, image, use)
         ratio, kind, fill = torch.cat(told).unbind(1)
@@ -100,4 +92,9 @@ MEASURES = {
     'ratio': _reading('ratio'), # R2 of the hidden share, read from embeddings
     'kind':  _reading('kind'),  # share of mask kinds read right
     'fill':  _reading('fill'),  # share of fills read right: zero or noise
+    'miou':  miou_of,         # mean IoU of a linear classifier of patches
+    'place': place_of,        # share of patches that find their place in another view
+    'prediction': prediction_of, # the same for a SiameseIM's predictions
+    'tail':  tail_of,         # accuracy where classes are rare by a long tail
+    **{k: damaged_of(k) for k in DAMAGES}, # accuracy on noisy, blurred, faint pictures
 }

@@ -94,7 +94,7 @@ def make_parts(text:str, # such as 'masks', 'masks/fill:zero/ratio:.1-.3', sever
         except TypeError as e: raise ValueError(f'parts {part!r}: {e}') from None
     return made
 
-# %% ../nbs/recipes.ipynb #c1de5268
+# %% ../nbs/recipes.ipynb #912f575a
 def _with_loss(loss):
     def make(dls, arch, cbs=(), model_kwargs=None, **kwargs): return siamese_learner(dls, arch, loss, cbs=cbs, model_kwargs=model_kwargs, **kwargs)
     return make
