@@ -128,9 +128,9 @@ def masked_views(rung:str='query', # a rung of LADDER
 
 add_part('masks', masked_views)
 
-# %% ../nbs/06_mscn.ipynb #a3938c33
+# %% ../nbs/06_mscn.ipynb #25e55b58
 def _mscn(dls, arch, cbs=(), loss=info_nce, model_kwargs=None, **kwargs):
     own = any(isinstance(c, MaskedViews) for c in cbs)
     return siamese_learner(dls, arch, loss, cbs=[*([] if own else [MaskedViews()]), *cbs], model_kwargs=model_kwargs, **kwargs)
 
-add_recipe('mscn', _mscn, 'InfoNCE with a filter, and with masks on one of the two branches', 'Masked Siamese ConvNets, Jing et al. 2022; the settings are those of a re-implementation')
+add_recipe('mscn', _mscn, 'InfoNCE with a filter, and with masks on one of the two branches', 'Masked Siamese ConvNets, Jing et al. 2022; the settings are those of a re-implementation');
