@@ -56,7 +56,7 @@ class MaskedViews(Callback):
         self.mixture, self.masks = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks
         self.filter_first, self.same_view, self._gave = filter_first, same_view, False
 
-# %% ../nbs/06_mscn.ipynb #5160e524
+# %% ../nbs/06_mscn.ipynb #df6af5d3
 @patch
 def _put_filter(self:MaskedViews):
     "The filter belongs to `Views`, so that every view, the evaluation and the saved encoder have it"
@@ -67,15 +67,18 @@ def _put_filter(self:MaskedViews):
     elif self.filter not in (True, False) and views.filter is not self.filter and not self._gave: raise ValueError(f'filter={self.filter!r}: Views has another one already ({views.filter!r})')
 
 @patch
-def after_create(self:MaskedViews): self._put_filter()
+def after_create(self:MaskedViews):
+    "Put the filter in front as soon as there is a Learner, so that what is measured before the training has it too"
+    self._put_filter()
 
 @patch
 def before_fit(self:MaskedViews):
-    self._put_filter() # a callback that was added later
+    "The same for a callback that was added later; tell `Views` who filters, and whether one crop serves all views"
+    self._put_filter()
     v = self.learn.views
     v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
 
-# %% ../nbs/06_mscn.ipynb #167fb393
+# %% ../nbs/06_mscn.ipynb #6944a9aa
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
@@ -92,6 +95,7 @@ def hide(self:MaskedViews,
 
 @patch
 def before_batch(self:MaskedViews):
+    "Mask the views of this batch, and say which of them meet in the loss"
     v, hidden = self.learn.views, {'query': lambda k: k == 0, 'key': lambda k: k > 0, 'both': lambda k: True}[self.branch]
     draws, place, made = side_generator(v.view[0].device), [], []
     for k, x in enumerate(v.view):
@@ -104,7 +108,9 @@ def before_batch(self:MaskedViews):
     self.learn.xb = tuple(v.view)
 
 @patch
-def after_fit(self:MaskedViews): self.learn.views._for_callbacks()
+def after_fit(self:MaskedViews):
+    "Leave `Views` as it was"
+    self.learn.views._for_callbacks()
 
 # %% ../nbs/06_mscn.ipynb #d6f029a3
 LADDER = { # each rung changes what the one before it left
