@@ -53,7 +53,7 @@ def colour_match(views1:torch.Tensor, # one view of each picture [n,C,h,w]
     best = d <= d.amin(1, keepdim=True) + 1e-6 # equally near: each has its part of the answer
     return (best.diagonal() / best.sum(1)).double().mean().item()
 
-# %% ../nbs/05_masks.ipynb #fc9563c2
+# %% ../nbs/05_masks.ipynb #c966ea5d
 def _counts(n, cells, ratio, device, generator):
     "How many of `cells` each of n masks hides [n]: floor(ratio * cells), the ratio drawn evenly from a range"
     low, high = (check_number('ratio', ratio, 0, 1),) * 2 if isinstance(ratio, (int, float)) else check_range('ratio', ratio, 0, 1)
@@ -183,7 +183,7 @@ def mixed_masks(n:int, # how many masks
     cells = torch.where(of_kind(1), cells[:, :1], cells)
     return Masks(torch.where(of_kind(0), focal_mask(n, size, keep, **kw), mask_on_pixels(cells, size)), kind)
 
-# %% ../nbs/05_masks.ipynb #99542383
+# %% ../nbs/05_masks.ipynb #a2301205
 def foreground_cells(saliency:torch.Tensor, # how much each place stands out [n,h,w], any unit; a coarse map or one as fine as the picture
                      grid=7, # cells per side, an int or (rows, columns)
                      relax:float=.6, # standard deviations below the mean that still count
