@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'Arm', 'parse_arms', 'identity', 'estimate_minutes', 'Comparison', 'compare']
 
-# %% ../nbs/compare.ipynb #71342d8c
+# %% ../nbs/compare.ipynb #9f883991
 import html, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from .data import image_dls
 from .measures import MEASURES
 from .recipes import RECIPES, make_parts, recipe_learner
 from .runs import Run, as_run, grouped, load_runs, paired, plot_curves, run_table, save_run, verdict
-from .train import HalfOnCPU, Settings, make_filter, pick_precision, pretrain, quiet
+from .train import Settings, make_filter, pick_precision, pretrain, quiet, set_precision
 
 # %% ../nbs/compare.ipynb #f66d656e
 SHARED = ('data', 'seed', 'labels', 'supervised', 'method') # an arm cannot change these: they would not be paired
@@ -57,7 +57,7 @@ def identity(settings:dict)->dict: # what two runs share if they are the same ru
     s, r = {**asdict(Settings()), **settings}, RECIPES[settings.get('method', 'info_nce')]
     return {**s, 'supervised': None, 'data': 'scenes:calm' if s['data'] == 'scenes' else s['data'], 'arch': s['arch'] or r.arch, 'lr': s['lr'] or r.lr}
 
-# %% ../nbs/compare.ipynb #e7212da4
+# %% ../nbs/compare.ipynb #00da08f8
 class _Clock(Callback):
     "Time some training steps, then stop"
     order = -1
@@ -88,7 +88,7 @@ def estimate_minutes(settings:Settings, # of a run
     arch, filter = s.arch or r.arch, make_filter(s.filter, s.size)
     with keep_random(s.seed, device):
         learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*make_parts(s.parts), clock], model_kwargs=dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}, **(dict(filter=filter) if filter else {}))
-        if pick_precision(s.precision, device) == 'bf16' and device.type == 'cpu': learn.add_cb(HalfOnCPU())
+        set_precision(learn, pick_precision(s.precision, device), device)
         learn.model.to(device, memory_format=torch.channels_last)
         with quiet(learn, False): learn.fit(steps, s.lr or r.lr) # stops after `steps` batches
     times = sorted(clock.times[2:] or clock.times)

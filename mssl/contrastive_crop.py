@@ -6,7 +6,7 @@
 __all__ = ['BOXES', 'seen_share', 'place_crops', 'symmetric_beta', 'center_suppressed_boxes', 'CropBoxes', 'ContrastiveCrop',
            'simccrop', 'heatmap', 'heatmap_box']
 
-# %% ../nbs/07_contrastive_crop.ipynb #f6a2b111
+# %% ../nbs/07_contrastive_crop.ipynb #c3c87585
 import time, warnings
 from functools import partial
 import torch
@@ -16,8 +16,8 @@ from .core import check_choice, check_number, keep_random, side_generator
 from .gauges import Gauge, some_rows
 from .heatmaps import HEATS, Found, heatmap, heatmap_box, look
 from .processes import process_count, sum_over_processes
-from .recipes import add_part, add_recipe
-from .siamese import info_nce, siamese_learner
+from .recipes import add_part, add_recipe, with_callback
+from .siamese import info_nce
 from .views import random_boxes
 
 # %% ../nbs/07_contrastive_crop.ipynb #c256b927
@@ -319,7 +319,7 @@ def _culprits(self:ContrastiveCrop):
     random = [f'{name} ({kind})' for kind, name, f in there if name != 'Resize' and hasattr(f, 'p')]
     return f"Take out {', '.join(random) if random else 'what is random in the data set or its transforms'}: Views crops, flips and colours by itself. check=False goes on if only colours change"
 
-# %% ../nbs/07_contrastive_crop.ipynb #7162d5b3
+# %% ../nbs/07_contrastive_crop.ipynb #ae38c06d
 def simccrop(**kwargs)->ContrastiveCrop: # arguments of `ContrastiveCrop` that differ
     "SimCCrop of the official code: the middle of every picture as its box, from the first epoch on"
     return ContrastiveCrop(**{**dict(boxes='fixed', alpha=.1, warmup=0.), **kwargs})
@@ -327,8 +327,4 @@ def simccrop(**kwargs)->ContrastiveCrop: # arguments of `ContrastiveCrop` that d
 add_part('crops', ContrastiveCrop)
 add_part('simccrop', simccrop)
 
-def _contrastive_crop(dls, arch, cbs=(), loss=info_nce, model_kwargs=None, **kwargs):
-    own = any(isinstance(c, ContrastiveCrop) for c in cbs)
-    return siamese_learner(dls, arch, loss, cbs=[*([] if own else [ContrastiveCrop()]), *cbs], model_kwargs=model_kwargs, **kwargs)
-
-add_recipe('contrastive_crop', _contrastive_crop, "InfoNCE with crops placed by the encoder's own heat map", 'ContrastiveCrop, Peng et al. 2022, section 3; schedule of the official code')
+add_recipe('contrastive_crop', with_callback(ContrastiveCrop, info_nce), "InfoNCE with crops placed by the encoder's own heat map", 'ContrastiveCrop, Peng et al. 2022, section 3; schedule of the official code')

@@ -6,13 +6,13 @@
 __all__ = ['DAMAGES', 'nearest_patch', 'correspondence', 'view_pairs', 'place_of', 'prediction_of', 'miou_of', 'tail_rows',
            'tail_of', 'damaged_of']
 
-# %% ../nbs/09a_correspondence.ipynb #38984899
+# %% ../nbs/09a_correspondence.ipynb #af57c7bc
 import torch, torch.nn.functional as F
 from .colour import apply_colour, blur_matrix, random_colour
 from .core import as_size, check_choice, check_number, keep_random
 from .encoders import pool_features
 from .evaluation import feature_map
-from .gauges import labelled_features, some_rows
+from .gauges import labelled_features, prepared, some_rows, through
 from .mae import patch_mask
 from .probes import fit_linear
 from .scenes import scenes
@@ -44,7 +44,7 @@ def correspondence(query:torch.Tensor, # features or predictions [B,n,D]
     inside = ((right >= -.5) & (right < torch.tensor([rows - .5, cols - .5], device=right.device))).all(-1)
     return ((off <= reach + 1e-4).all(-1) & inside).sum().item() / max(inside.sum().item(), 1) if inside.any() else float('nan')
 
-# %% ../nbs/09a_correspondence.ipynb #92f46dcf
+# %% ../nbs/09a_correspondence.ipynb #95e7bb2c
 def view_pairs(learn, # a `Learner` with `Views`
                n:int=1000, # validation pictures, at most
                seed:int=0, # of crops, flips and colours
@@ -65,20 +65,10 @@ def view_pairs(learn, # a `Learner` with `Views`
 
 def _model(learn): return getattr(learn.model, 'module', learn.model)
 
-@torch.no_grad()
-def _through(use, learn, *x, bs=256):
-    "Batches through a function with the model in eval mode; results on the CPU"
-    model, found = _model(learn), []
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    for part in zip(*(o.split(bs) for o in x)): found.append(use(*(o.to(device) for o in part)).float().cpu())
-    model.train(training)
-    return torch.cat(found)
-
 def place_of(learn): # share 0..1
     "How often the encoder's features of a patch find the same place in another view"
     x1, x2, *geometry = view_pairs(learn)
-    h1, h2 = (_through(lambda o: feature_map(_model(learn).encoder, learn.views.filtered(o)), learn, x) for x in (x1, x2))
+    h1, h2 = (through(learn, lambda o: feature_map(_model(learn).encoder, learn.views.filtered(o)), x) for x in (x1, x2))
     grid, (box1, flip1, box2, flip2) = tuple(h1.shape[2:]), geometry
     return correspondence(h1.flatten(2).mT, h2.flatten(2).mT, where_is(box2, flip2, box1, flip1, grid), grid)
 
@@ -89,21 +79,14 @@ def prediction_of(learn): # share 0..1
     x1, x2, *geometry = view_pairs(learn)
     grid = model.encoder.patch_embed.grid_size
     with keep_random(1): mask = patch_mask(len(x1), grid, .6, 'block').flatten(1)
-    p = _through(lambda x, *g: model.predict(learn.views.filtered(x), *g), learn, x1, *geometry, mask)
-    t = _through(lambda x: model.target(learn.views.filtered(x)), learn, x2)
+    p = through(learn, lambda x, *g: model.predict(learn.views.filtered(x), *g), x1, *geometry, mask)
+    t = through(learn, lambda x: model.target(learn.views.filtered(x)), x2)
     own = torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing='ij'), -1).flatten(0, 1).float().expand(len(p), -1, -1)
     there = where_is(*geometry, grid) # only places that view 1 could see
     inside = ((there >= -.5) & (there < torch.tensor(grid) - .5)).all(-1, keepdim=True)
     return correspondence(p, t, torch.where(inside, own, -9.), grid)
 
-# %% ../nbs/09a_correspondence.ipynb #0176aeec
-def _whole(learn, image, damage=None): # pictures [n,C,H,W] -> as the encoder gets them, before the filter
-    "Whole pictures, resized and normalised as in the training"
-    n, size = len(image), learn.views.size or tuple(image.shape[2:])
-    mean, std = learn.views.statistics(image.shape[1], torch.device('cpu'))
-    x = crop_and_flip(image.cpu(), torch.tensor([[0., 0, 1, 1]]).expand(n, 4), torch.zeros(n, dtype=torch.bool), size)
-    return ((damage(x) if damage else x) - mean) / std
-
+# %% ../nbs/09a_correspondence.ipynb #e1cb522f
 def miou_of(learn): # 0..1
     "Mean IoU of a linear classifier of patches on freshly drawn pictures: which class is where (drawn pictures only)"
     source, _, level = str(learn.dls.train_ds.name).partition(':')
@@ -111,10 +94,10 @@ def miou_of(learn): # 0..1
     side, found = learn.dls.train_ds.image.shape[2], []
     for n, seed in ((1500, 1_000_011), (500, 1_000_012)):
         drawn = scenes(n, side, level=level or 'calm', seed=seed)
-        found += [_through(lambda o: feature_map(_model(learn).encoder, learn.views.filtered(o)), learn, _whole(learn, drawn.image)), scene_classes(drawn)]
+        found += [prepared(learn, drawn.image, lambda x: feature_map(_model(learn).encoder, x)), scene_classes(drawn)]
     return dense_probe(*found)
 
-# %% ../nbs/09a_correspondence.ipynb #a7cc1a33
+# %% ../nbs/09a_correspondence.ipynb #93904cdc
 def tail_rows(y:torch.Tensor, # labels [n]
               times:float=20., # how much more rows the largest class keeps than the smallest
              )->torch.Tensor: # row numbers
@@ -136,9 +119,9 @@ def tail_of(learn): # 0..1
     right = (fit_linear(z[rows], y[rows]).predict(z_test) == y_test).double()
     return torch.stack([right[y_test == c].mean() for c in y_test.unique()]).mean().item()
 
-def _noise(x): return (x + .15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+def _noise(x): return (x + .15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)).clamp(0, 1)
 def _blur(x):
-    rows, cols = (blur_matrix(n, torch.full((len(x),), n / 20)).unsqueeze(1) for n in x.shape[2:])
+    rows, cols = (blur_matrix(n, torch.full((len(x),), n / 20, device=x.device)).unsqueeze(1) for n in x.shape[2:])
     return rows @ x @ cols.mT
 def _faint(x): return .3 * x + .7 * x.mean((2, 3), keepdim=True)
 DAMAGES = dict(noisy=_noise, blurred=_blur, faint=_faint) # noise of .15; blur of a twentieth of the side; three tenths of the contrast
@@ -151,6 +134,6 @@ def damaged_of(kind:str, # one of DAMAGES
         z, y, *_ = labelled_features(learn)
         ds = learn.dls.valid_ds
         ds = ds[some_rows(len(ds), 2000) or slice(None)]
-        h = _through(lambda o: pool_features(_model(learn).encoder(learn.views.filtered(o))), learn, _whole(learn, ds.image, damage))
+        h = prepared(learn, ds.image, lambda x: pool_features(_model(learn).encoder(x)), damage)
         return (fit_linear(z, y).predict(h) == ds.label.cpu()).double().mean().item()
     return measure

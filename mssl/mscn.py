@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['BRANCHES', 'LADDER', 'MaskedViews', 'masked_views']
 
-# %% ../nbs/06_mscn.ipynb #0fb71e3d
+# %% ../nbs/06_mscn.ipynb #2f55804d
 from inspect import signature
 from itertools import product
 import torch
-from torch import nn
+from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from .core import as_size, check_choice, check_number, check_range, mask_on_pixels, side_generator
-from .edges import FILLS, HighPass, fill_masked
+from .edges import FILLS, HighPass, fill_masked, patches_leave
 from .masks import mixed_masks
-from .recipes import add_part, add_recipe
-from .siamese import info_nce, siamese_learner
+from .recipes import add_part, add_recipe, with_callback
+from .siamese import info_nce
 from .views import Views
 
-# %% ../nbs/06_mscn.ipynb #ac70b379
+# %% ../nbs/06_mscn.ipynb #12a0b0c6
 BRANCHES = ('query', 'key', 'both') # the first view, the others, all
 
 class MaskedViews(Callback):
@@ -32,7 +32,7 @@ class MaskedViews(Callback):
                  grid=7, # cells per side of grid masks, an int or (rows, columns)
                  ratio=(.05, .25), # hidden share of grid masks, a range or a number
                  keep:float=200/224, # visible share of the side in focal masks
-                 fill='noise', # one of `edges.FILLS`, or a number per channel
+                 fill='noise', # one of `edges.FILLS`, a number per channel, or 'leave': the hidden patches of a ViT leave
                  std:float=None, # of the noise, in units of the normalised picture; None: a quarter of the views' own deviation, batch by batch
                  branch:str='query', # which views are masked: 'query' (the first), 'key' (the others) or 'both'
                  n:int=1, # masks of each of these views; each masked copy meets the other branch on its own
@@ -48,15 +48,16 @@ class MaskedViews(Callback):
         if isinstance(keep, (int, float)) and keep > 1: raise ValueError(f'keep={keep!r}: the window would be larger than the picture; its share of the side is at most 1')
         check_number('keep', keep, 0, 1, open_low=True), check_number('n', n, 1, integer=True)
         if std is not None: check_number('std', std, 0)
-        if isinstance(fill, str): check_choice('fill', fill, FILLS)
+        if isinstance(fill, str): check_choice('fill', fill, (*FILLS, 'leave'))
         elif not isinstance(fill, (int, float, list, tuple, torch.Tensor)): raise ValueError(f'fill={fill!r}: one of {FILLS}, or a number per channel is needed')
         if masks is not None and not callable(masks): raise ValueError(f'masks={masks!r}: a function of views and the number of a view is needed')
         if not filter_first and filter is False: raise ValueError('filter_first=False: there is no filter to come after the mask (filter=False)')
+        if fill == 'leave' and (branch != 'both' or not filter_first): raise ValueError(f"fill='leave': all views must lose as many patches, give branch='both' and filter_first=True (got {branch!r}, {filter_first})")
         self.filter, self.fill, self.std, self.branch, self.copies = filter, fill, std, check_choice('branch', branch, BRANCHES), n
         self.mixture, self.masks = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks
-        self.filter_first, self.same_view, self._gave = filter_first, same_view, False
+        self.filter_first, self.same_view, self._gave, self._leaving = filter_first, same_view, False, []
 
-# %% ../nbs/06_mscn.ipynb #df6af5d3
+# %% ../nbs/06_mscn.ipynb #a7550a81
 @patch
 def _put_filter(self:MaskedViews):
     "The filter belongs to `Views`, so that every view, the evaluation and the saved encoder have it"
@@ -78,7 +79,7 @@ def before_fit(self:MaskedViews):
     v = self.learn.views
     v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
 
-# %% ../nbs/06_mscn.ipynb #6944a9aa
+# %% ../nbs/06_mscn.ipynb #fb3b03b3
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
@@ -88,6 +89,7 @@ def hide(self:MaskedViews,
     "One mask for each view, and something in the hole"
     mask = self.masks(self.learn.views, k) if self.masks is not None else mixed_masks(len(x), x.shape[2:], channels=x.shape[1], device=x.device, generator=generator, **self.mixture).mask
     mask = mask_on_pixels(mask, x.shape[2:])
+    if self.fill == 'leave': return x, mask
     fill = 'zero' if self.fill == 'mix' and len(x) < 2 else self.fill # a last picture alone has no partner
     y = fill_masked(x, mask, fill, x.std() / 4 if self.std is None else self.std, generator)
     y = getattr(y, 'x', y) # of a mix the pictures
@@ -106,13 +108,31 @@ def before_batch(self:MaskedViews):
     v.box, v.flip = [v.box[k] for *_, k in made], [v.flip[k] for *_, k in made]
     v.groups = list(product(*place)) if len(made) > len(place) else None
     self.learn.xb = tuple(v.view)
+    if self.fill == 'leave': self._leave(torch.cat(v.mask))
+
+@patch
+def _leave(self:MaskedViews, mask):
+    "When the encoder gets these views, hidden patches are not among the tokens"
+    encoder = getattr(self.model, 'module', self.model).encoder
+    if not hasattr(encoder, 'patch_embed'): raise ValueError(f"fill='leave': only the patches of a ViT can leave, the encoder is {type(encoder).__name__}")
+    share = F.avg_pool2d(mask.float(), encoder.patch_embed.patch_size)
+    if bool(((share > 0) & (share < 1) | (share != share[:, :1])).any()): raise ValueError(f"fill='leave': whole patches must be hidden, in all channels: give p_channel=0, p_focal=0, grid={share.shape[2]} and a single number as ratio, or such masks=")
+    self.after_batch() # of one that was broken off
+    hook, _ = patches_leave(encoder, share[:, 0] == 1)
+    self._leaving = [hook, encoder.register_forward_hook(lambda *_: self.after_batch())] # who looks at the model later looks at all patches
+
+@patch
+def after_batch(self:MaskedViews):
+    "The next pictures keep their patches"
+    for hook in self._leaving: hook.remove()
+    self._leaving = []
 
 @patch
 def after_fit(self:MaskedViews):
     "Leave `Views` as it was"
     self.learn.views._for_callbacks()
 
-# %% ../nbs/06_mscn.ipynb #d6f029a3
+# %% ../nbs/06_mscn.ipynb #f9e52f63
 LADDER = { # each rung changes what the one before it left
     'naive':     dict(filter=False, p_focal=0., p_channel=0., fill='zero', branch='both', n=1),
     'high_pass': dict(filter=True),
@@ -134,9 +154,5 @@ def masked_views(rung:str='query', # a rung of LADDER
 
 add_part('masks', masked_views)
 
-# %% ../nbs/06_mscn.ipynb #25e55b58
-def _mscn(dls, arch, cbs=(), loss=info_nce, model_kwargs=None, **kwargs):
-    own = any(isinstance(c, MaskedViews) for c in cbs)
-    return siamese_learner(dls, arch, loss, cbs=[*([] if own else [MaskedViews()]), *cbs], model_kwargs=model_kwargs, **kwargs)
-
-add_recipe('mscn', _mscn, 'InfoNCE with a filter, and with masks on one of the two branches', 'Masked Siamese ConvNets, Jing et al. 2022; the settings are those of a re-implementation');
+# %% ../nbs/06_mscn.ipynb #5efdb0dc
+add_recipe('mscn', with_callback(MaskedViews, info_nce), 'InfoNCE with a filter, and with masks on one of the two branches', 'Masked Siamese ConvNets, Jing et al. 2022; the settings are those of a re-implementation');

@@ -160,7 +160,7 @@ def _by_seed(runs, name):
     if len(found) < len(runs): raise ValueError(f'{name}: one run a seed is needed, got {", ".join(map(repr, runs))}')
     return found
 
-# %% ../nbs/runs.ipynb #45a5b587
+# %% ../nbs/runs.ipynb #00b93b19
 @dataclass(frozen=True)
 class Verdict:
     "What a comparison says about a claim"
@@ -189,11 +189,12 @@ def verdict(runs_a, # of the arm that the claim is about
             runs_b, # of the arm it is compared with
             metric:str='knn', # a measure of the encoder
             higher:bool=True, # does the claim say that a is above b?
+            skill:str=None, # the measure by which both arms must be above untrained, where `metric` is none that training raises; `metric` itself when None
            )->Verdict:
     "held, did not hold, or not testable here, with the reason"
     p = paired(runs_a, runs_b, metric)
     for name, runs in (('the arm', runs_a), ('what it is compared with', runs_b)):
-        errors = above_untrained(runs, metric)
+        errors = above_untrained(runs, skill or metric)
         if errors < 3: return Verdict('not testable here', f'{name} is {errors:.1f} standard errors above untrained, 3 are needed', p)
     if p.half is None: return Verdict('not testable here', 'one seed has no interval', p)
     if p.low <= 0 <= p.high: return Verdict('not testable here', f'the interval holds 0 ({p})', p)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'make_filter', 'Settings', 'pick_precision', 'HalfOnCPU',
-           'quiet', 'device_name', 'pretrain']
+           'set_precision', 'quiet', 'device_name', 'pretrain']
 
 # %% ../nbs/train.ipynb #a5efc54e
 import contextlib, copy, importlib, json, platform, time
@@ -142,7 +142,7 @@ def _without_filter(learn, more):
     try: return measure(learn, more=more)
     finally: learn.views.filter = filter
 
-# %% ../nbs/train.ipynb #dc00f7d3
+# %% ../nbs/train.ipynb #e5f73bc0
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
@@ -198,6 +198,15 @@ class HalfOnCPU(Callback):
     def before_fit(self): self.model.forward = torch.autocast('cpu', torch.bfloat16)(self.model.forward)
     def after_fit(self): self.model.__dict__.pop('forward', None)
 
+def set_precision(learn, # a `Learner`
+                  precision:str, # 'fp32', 'fp16' or 'bf16', as `pick_precision` says
+                  device:torch.device, # where the training happens
+                 ): # the Learner
+    "Half precision as the device does it"
+    if precision == 'fp32': return learn
+    if device.type == 'cpu': return learn.add_cb(HalfOnCPU())
+    return learn.to_fp16() if precision == 'fp16' else learn.to_bf16()
+
 @contextlib.contextmanager
 def quiet(learn, show_bar):
     "Neither bar nor table, unless `show_bar`"
@@ -215,7 +224,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
-# %% ../nbs/train.ipynb #a1417508
+# %% ../nbs/train.ipynb #105c6494
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -241,7 +250,7 @@ def pretrain(out='runs/run', # the run folder
     keep = Checkpoint(out / 'checkpoint.pth', asdict(s))
     gauges = [SpreadGauge()] + ([KNNGauge()] if labelled else [])
     learn = recipe_learner(s.method, dls, arch, size=s.size, augment=s.augment, cbs=[*make_parts(s.parts), *gauges, keep, *cbs], model_kwargs=kwargs, **(dict(filter=filter) if filter else {}))
-    if precision != 'fp32': learn = learn.to_fp16() if precision == 'fp16' else learn.to_bf16() if device.type == 'cuda' else learn.add_cb(HalfOnCPU())
+    set_precision(learn, precision, device)
     learn.model.to(device, memory_format=torch.channels_last) # a third faster for ConvNets, on a CPU too
     results = dict(pixels=_pixels(dls), untrained=measure(learn, more=measures)) if labelled else {}
     torch.manual_seed(s.seed + 2_000_003) # whatever the model drew for its weights: methods with one seed see the same views

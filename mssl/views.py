@@ -180,7 +180,7 @@ class Views(Callback):
         self.image, self.index, self._order, self._seen = None, None, None, 0
         self.box, self.flip, self.mask, self.view, self.labels, self._others = [], [], [], [], (), []
 
-# %% ../nbs/01_views.ipynb #fd3a474f
+# %% ../nbs/01_views.ipynb #f8619cc9
 @patch
 def random_box_source(self:Views, index): # index: data-set ids [n] of the pictures, -1 where unknown
     "Random crops of the recipe in hand, whatever the picture"
@@ -202,6 +202,17 @@ def filtered(self:Views, x):
         if not isinstance(made, nn.Module): raise ValueError(f'filter={self.filter!r}: it made {made!r} of the size {tuple(x.shape[2:])}, a module is needed')
         self.filter = made
     return self.filter.to(x.device)(x)
+
+@patch
+def whole(self:Views,
+          image:torch.Tensor, # pictures [n,C,H,W], uint8 or floating point in [0,1]
+          change=None, # what is done to them on the way, a function of pictures in [0,1]
+         )->torch.Tensor: # [n,C,h,w]
+    "Whole pictures as the encoder gets them where it is measured: squeezed to the views' size, normalised, filtered; nothing is drawn or remembered"
+    n, (mean, std) = len(image), self.statistics(image.shape[1], image.device)
+    box, flip = torch.tensor([0., 0, 1, 1], device=image.device).expand(n, 4), torch.zeros(n, dtype=torch.bool, device=image.device)
+    x = crop_and_flip(image, box, flip, self.size or tuple(image.shape[2:]))
+    return self.filtered(((change(x) if change else x) - mean) / std)
 
 @patch
 def make(self:Views,

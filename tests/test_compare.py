@@ -82,7 +82,7 @@ class Watch(Callback):
     def before_batch(self):
         if not self.training: return
         v = self.learn.views
-        self.index.append(v.index), self.box.append(v.box[0]), self.view.append(self.xb[1].clone())
+        self.index.append(v.index), self.box.append(v.box[0]), self.view.append(v.view[-1].clone())
 
 def watched(tmp_path, name, **settings):
     w = Watch()

@@ -12,7 +12,8 @@ from mssl import load_encoder
 from mssl.contrastive_crop import BOXES, ContrastiveCrop, CropBoxes, center_suppressed_boxes, heatmap, heatmap_box, place_crops, seen_share, simccrop, symmetric_beta
 from mssl.data import Pictures, ResidentLoader
 from mssl.encoders import create_encoder
-from mssl.heatmaps import BoxGauge, evaluating, stage_features, find_boxes
+from mssl.evaluation import evaluating
+from mssl.heatmaps import BoxGauge, find_boxes, stage_features
 from mssl.recipes import make_parts, recipe_learner
 from mssl.scenes import scenes
 from mssl.siamese import Siamese, info_nce, vicreg

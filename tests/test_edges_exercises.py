@@ -1,22 +1,19 @@
 "Every right answer is accepted, every classic wrong one is refused with the reason that names its own fault."
-import importlib.util, inspect, json, re
-from pathlib import Path
+import re
 import numpy as np, pytest, torch
 import torchvision.transforms.v2.functional as TF
 from torch.nn import functional as F
 from mssl import edges, edges_exercises
 from mssl.edges_exercises import check_edge_ratio, check_grid_mask, check_hide, check_high_pass
 from mssl.exercise import NotYet, Verdict, call, judge
+from exercises import assert_holes_and_no_solution, load_solutions, right_answers, text_of
 
-root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location('solutions_edges', root/'tests/solutions/edges.py')
-solutions = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(solutions)
+solutions = load_solutions('edges')
 
 CHECKS = dict(high_pass=check_high_pass, grid_mask=check_grid_mask, hide=check_hide, edge_ratio=check_edge_ratio)
 OTHERS = dict(high_pass=[dict(size=64), dict(size=61, seed=1)], grid_mask=[dict(grid=8, count=16), dict(seed=1), dict(grid=5, count=4, seed=2)],
               hide=[dict(cell=15), dict(seed=1), dict(seed=2)], edge_ratio=[dict(cell=5), dict(cell=12, seed=1)])
-right = [(name, f) for name in CHECKS for k, f in vars(solutions).items() if k.endswith('_' + name)]
+right = right_answers(solutions, CHECKS)
 
 @pytest.mark.parametrize('name, fn', right, ids=[f.__name__ for _, f in right])
 def test_right_answers_are_accepted(name, fn):
@@ -238,22 +235,8 @@ def test_call_gives_copies_and_checks_what_comes_back():
 
 # --- the student's copy
 
-def test_the_notebook_holds_holes_and_no_solution():
-    cells = json.loads((root/'nbs/04a_edges_exercises.ipynb').read_text(encoding='utf-8'))['cells']
-    source = [''.join(c['source']) for c in cells]
-    for name in CHECKS:
-        assert any(re.fullmatch(rf'def my_{name}\([\w, ]+\):\n    \.\.\.', s) for s in source), f'my_{name} is not a hole'
-        cell = next(c for c in cells if ''.join(c['source']).endswith(f'check_{name}(my_{name})'))
-        said = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell['outputs'])
-        assert said.startswith('not solved yet: wanted is'), name
-    squeeze = lambda text: re.sub(r'\s+', '', text)
-    page = squeeze('\n'.join(source))
-    for name, fn in right:
-        lines = [squeeze(o) for o in inspect.getsource(fn).splitlines()[1:]]
-        lines = [o for o in lines if len(o) > 25 and not o.startswith('"')]
-        found = [o for o in lines if o in page]
-        assert len(found) < max(1, len(lines)), f'{fn.__name__}: {found}'
+def test_the_notebook_holds_holes_and_no_solution(): assert_holes_and_no_solution('04a_edges_exercises.ipynb', right)
 
 def test_five_questions_with_hidden_answers():
-    source = '\n\n'.join(''.join(c['source']) for c in json.loads((root/'nbs/04a_edges_exercises.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    source = text_of('04a_edges_exercises.ipynb')
     assert len(re.findall(r'(?m)^\*\*[1-5]\.\*\* ', source)) == 5 == source.count('<details>') == source.count('</details>')

@@ -11,6 +11,7 @@ from mssl.edges import HighPass, high_pass
 from mssl.gauges import encode
 from mssl.measures import MEASURES, box_iou_of, few_labels, prepared, shape_of
 from mssl.mscn import MaskedViews
+from mssl.probes import fit_linear
 from mssl.recipes import recipe_learner
 from mssl.scenes import CLASSES
 from mssl.siamese import info_nce, siamese_learner
@@ -83,7 +84,7 @@ def test_train_measure_hands_the_features_on_and_takes_them_back(learn):
     assert 'features' not in learn.__dict__
 
 def test_the_table():
-    assert list(MEASURES) == ['few1', 'few10', 'box', 'shape', 'ratio', 'kind', 'fill', 'miou', 'place', 'prediction', 'tail', 'noisy', 'blurred', 'faint'] and all(map(callable, MEASURES.values()))
+    assert list(MEASURES) == ['few1', 'few10', 'box', 'small', 'large', 'shape', 'ratio', 'kind', 'fill', 'miou', 'place', 'prediction', 'tail', 'noisy', 'blurred', 'faint'] and all(map(callable, MEASURES.values()))
 
 def test_pictures_are_prepared_as_in_the_training(learn):
     image, modes = learn.dls.valid_ds.image[:7], []
@@ -134,6 +135,30 @@ def test_boxes_are_found_where_the_map_shows_them():
     blind = box_iou_of(planted(None, train, valid, maps=lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4)))
     assert seeing > .6 > .45 > blind > 0
     with pytest.raises(ValueError, match='measure box: the pictures carry no boxes'): box_iou_of(planted(None, train, Pictures(valid.image), maps=lambda x: x))
+
+def test_small_and_large_objects_are_told_apart():
+    "Only large rectangles show their class; and the two halves make up the whole"
+    def coloured(n, seed):
+        p = rectangles(n, seed)
+        large = p.box[:, 2:].prod(1) > p.box[:, 2:].prod(1).median()
+        p.image[large & (p.label == 1), 0] = 0
+        return p
+    learn = planted(lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1), coloured(600, 2), coloured(301, 3))
+    small, large = MEASURES['small'](learn), MEASURES['large'](learn)
+    assert large > .9 and .35 < small < .65, (small, large)
+    (z, y), (z_test, y_test) = encode(learn, learn.dls.train), encode(learn, learn.dls.valid)
+    count = int((learn.dls.valid_ds.box[:, 2:].prod(1) > learn.dls.valid_ds.box[:, 2:].prod(1).median()).sum())
+    whole = (fit_linear(z, y).predict(z_test) == y_test).double().mean().item()
+    assert (large * count + small * (301 - count)) / 301 == pytest.approx(whole)
+
+@pytest.mark.parametrize('name', ['small', 'large'])
+def test_sizes_need_boxes_that_differ(name):
+    p, same = rectangles(60, 4), rectangles(60, 4)
+    same.box[:] = same.box[:1]
+    learn = planted(lambda x: x.flatten(1)[:, :5], p, Pictures(p.image, p.label, p.classes))
+    with pytest.raises(ValueError, match='the pictures carry no boxes'): MEASURES[name](learn)
+    if name == 'large':
+        with pytest.raises(ValueError, match='measure large: no picture has such an object'): MEASURES[name](planted(lambda x: x.flatten(1)[:, :5], p, same))
 
 
 # --- shape against texture

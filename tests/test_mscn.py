@@ -455,6 +455,49 @@ def test_stopped_and_resumed_is_uninterrupted(parts, tmp_path, monkeypatch):
     assert other['history'][0]['train_loss'] != whole['history'][0]['train_loss']
 
 
+# --- patches of a ViT that leave
+
+def vit(): return Siamese('vit_tiny_small', dim=8, hidden=8, img_size=16, patch_size=4)
+LEAVE = dict(filter=False, branch='both', p_focal=0, p_channel=0, grid=4, ratio=.25, fill='leave')
+
+class Garbage(Callback):
+    "What stands in the hidden pixels is overwritten after all"
+    order = 8
+    def __init__(self, where): self.where = where
+    def before_batch(self):
+        self.learn.xb = tuple(torch.where(m if self.where == 'hidden' else ~m, torch.full_like(x, 9.), x) for x, m in zip(self.xb, self.learn.views.mask))
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_what_stands_in_patches_that_leave_is_never_seen(n):
+    plain, hidden, visible = (run(MaskedViews(**LEAVE, n=n), *cbs, model=keep_weights(vit)) for cbs in ((), (Garbage('hidden'),), (Garbage('visible'),)))
+    assert all(m.float().mean() == .25 for b in plain for m in b['mask'])
+    assert all(torch.equal(a['loss'], b['loss']) for a, b in zip(plain, hidden)) and not torch.equal(plain[0]['loss'], visible[0]['loss'])
+    assert not torch.equal(plain[0]['loss'], run(MaskedViews(**{**LEAVE, 'fill': 'zero', 'n': n}), model=keep_weights(vit))[0]['loss'])
+
+def keep_weights(make):
+    torch.manual_seed(4)
+    return make()
+
+def test_patches_come_back_when_the_batch_is_over():
+    class Stop(Callback):
+        def after_pred(self): raise KeyboardInterrupt
+    learn = Learner(pictures(), vit(), loss_func=info_nce, cbs=[Views(16), MaskedViews(**LEAVE)], lr=.1)
+    quiet(learn, 1)
+    assert not learn.model.encoder.patch_drop._forward_hooks
+    with pytest.raises(KeyboardInterrupt): quiet(learn, 1, cbs=Stop())
+    assert not learn.model.encoder.patch_drop._forward_hooks
+
+@pytest.mark.parametrize('word, kwargs, model', [
+    ('only the patches of a ViT can leave, the encoder is SmallStemResNet', {}, lambda: Siamese('resnet10_tiny')), ('whole patches must be hidden', dict(grid=5), vit), ('whole patches must be hidden', dict(p_channel=1.), vit),
+    ('the same number of patches', dict(ratio=(.1, .8)), vit)])
+def test_patches_that_cannot_leave(word, kwargs, model):
+    with pytest.raises(ValueError, match=word): run(MaskedViews(**{**LEAVE, **kwargs}), model=model())
+
+@pytest.mark.parametrize('kwargs', [dict(branch='query'), dict(filter=True, filter_first=False)])
+def test_patches_leave_all_views_or_none(kwargs):
+    with pytest.raises(ValueError, match="^fill='leave'"): MaskedViews(**{**LEAVE, **kwargs})
+
+
 # --- what is refused
 
 @pytest.mark.parametrize('name, kwargs', [('ratio', dict(ratio=1.1)), ('ratio', dict(ratio=(-.1, .2))), ('ratio', dict(ratio=(.3, .2))), ('ratio', dict(ratio='half')), ('ratio', dict(ratio=True)), ('grid', dict(grid=0)), ('grid', dict(grid=(7, 2.5))),

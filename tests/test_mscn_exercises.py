@@ -1,22 +1,19 @@
 "Chapters 05 and 06: every right answer is accepted, every classic wrong one is refused with the reason that names its own fault."
-import importlib.util, inspect, json, re
-from pathlib import Path
+import re
 import pytest, torch
 from torch.nn import functional as F
 from mssl.edges import fill_masked, high_pass
 from mssl.masks import focal_mask
 from mssl.mscn_exercises import check_branches, check_channel_mask, check_copied_noise, check_copies_loss, check_window
 from mssl.siamese import info_nce
+from exercises import assert_holes_and_no_solution, load_solutions, right_answers, text_of
 
-root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location('solutions_mscn', root/'tests/solutions/mscn.py')
-solutions = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(solutions)
+solutions = load_solutions('mscn')
 
 CHECKS = dict(window=check_window, channel_mask=check_channel_mask, branches=check_branches, copies_loss=check_copies_loss, copied_noise=check_copied_noise)
 OTHERS = dict(window=[dict(size=33, keep=.5, seed=1), dict(size=64, keep=.8)], channel_mask=[dict(grid=8, count=16), dict(grid=5, count=4, seed=2)], branches=[dict(cell=15, seed=1)],
               copies_loss=[dict(n=3), dict(n=9, seed=1)], copied_noise=[dict(cells=(4, 6), seed=1), dict(cells=(7, 7), seed=2)])
-right = [(name, f) for name in CHECKS for k, f in vars(solutions).items() if k.endswith('_' + name)]
+right = right_answers(solutions, CHECKS)
 
 @pytest.mark.parametrize('name, fn', right, ids=[f.__name__ for _, f in right])
 def test_right_answers_are_accepted(name, fn):
@@ -267,23 +264,9 @@ def test_pictures_show_where_it_is_wrong():
 
 # --- the student's copy
 
-def test_the_notebook_holds_holes_and_no_solution():
-    cells = json.loads((root/'nbs/06a_mscn_exercises.ipynb').read_text(encoding='utf-8'))['cells']
-    source = [''.join(c['source']) for c in cells]
-    for name in CHECKS:
-        assert any(re.fullmatch(rf'def my_{name}\([\w, ]+\):\n    \.\.\.', s) for s in source), f'my_{name} is not a hole'
-        cell = next(c for c in cells if ''.join(c['source']).endswith(f'check_{name}(my_{name})'))
-        said = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell['outputs'])
-        assert said.startswith('not solved yet: wanted is'), name
-    squeeze = lambda text: re.sub(r'\s+', '', text)
-    page = squeeze('\n'.join(source))
-    for name, fn in right:
-        lines = [squeeze(o) for o in inspect.getsource(fn).splitlines()[1:]]
-        lines = [o for o in lines if len(o) > 25 and not o.startswith('"')]
-        found = [o for o in lines if o in page]
-        assert len(found) < max(1, len(lines)), f'{fn.__name__}: {found}'
+def test_the_notebook_holds_holes_and_no_solution(): assert_holes_and_no_solution('06a_mscn_exercises.ipynb', right)
 
 def test_six_questions_with_hidden_answers_and_a_hint_for_each_exercise():
-    source = '\n\n'.join(''.join(c['source']) for c in json.loads((root/'nbs/06a_mscn_exercises.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    source = text_of('06a_mscn_exercises.ipynb')
     assert len(re.findall(r'(?m)^\*\*[1-6]\.\*\* ', source)) == 6 == source.count('<summary>Answer</summary>') and source.count('<summary>Hint</summary>') == 5
     assert source.count('<details>') == source.count('</details>') == 11

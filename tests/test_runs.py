@@ -105,6 +105,18 @@ def test_verdicts():
     dull = [made(s, .205 + .01 * s, untrained=.2 + .01 * s) for s in range(3)]
     assert 'what it is compared with' in verdict(better, dull).reason and 'the arm is' in verdict(dull, better).reason
 
+def test_a_reading_needs_skill_of_another_kind():
+    "What training lowers is no sign that nothing was learned; a net that learned nothing still proves nothing"
+    def reading(s, knn, shape):
+        r = made(s, knn)
+        r['results']['encoder']['shape'], r['results']['untrained']['shape'] = shape, .4
+        return r
+    low, lower = [reading(s, .6, .3 + .001 * s) for s in range(3)], [reading(s, .6, .2 + .002 * s) for s in range(3)]
+    assert verdict(low, lower, 'shape').word == 'not testable here' and 'above untrained' in verdict(low, lower, 'shape').reason
+    assert verdict(low, lower, 'shape', skill='knn').word == 'held' and verdict(lower, low, 'shape', skill='knn').word == 'did not hold'
+    nothing = [reading(s, r['results']['untrained']['knn'], .2 + .002 * s) for s, r in enumerate(low)]
+    assert 'what it is compared with' in verdict(low, nothing, 'shape', skill='knn').reason
+
 def test_three_standard_errors_count_pictures_too():
     "Three seeds that agree by chance: 2,000 pictures still leave an error of counting"
     close = [made(s, .215, .2) for s in range(3)]

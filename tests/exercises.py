@@ -1,0 +1,36 @@
+"What the tests of every exercise notebook share."
+import importlib.util, inspect, json, re
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+def load_solutions(name): # 'edges' -> the module tests/solutions/edges.py
+    spec = importlib.util.spec_from_file_location(f'solutions_{name}', root/f'tests/solutions/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def right_answers(solutions, names): # -> (exercise, function) of every solution
+    return [(name, f) for name in names for k, f in vars(solutions).items() if k.endswith('_' + name)]
+
+def cells_of(notebook): return json.loads((root/'nbs'/notebook).read_text(encoding='utf-8'))['cells']
+
+def text_of(notebook): # its prose
+    return '\n\n'.join(''.join(c['source']) for c in cells_of(notebook) if c['cell_type'] == 'markdown')
+
+def assert_holes_and_no_solution(notebook, right):
+    "Every exercise is a hole whose check says so, and no solution stands in the notebook"
+    cells = cells_of(notebook)
+    source = [''.join(c['source']) for c in cells]
+    for name in dict.fromkeys(name for name, _ in right):
+        assert any(re.fullmatch(rf'def my_{name}\([\w, ]+\):\n    \.\.\.', s) for s in source), f'my_{name} is not a hole'
+        cell = next(c for c in cells if ''.join(c['source']).endswith(f'check_{name}(my_{name})'))
+        said = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell['outputs'])
+        assert said.startswith('not solved yet: wanted is'), name
+    squeeze = lambda text: re.sub(r'\s+', '', text)
+    page = squeeze('\n'.join(source))
+    for _, fn in right:
+        lines = [squeeze(o) for o in inspect.getsource(fn).splitlines()[1:]]
+        lines = [o for o in lines if len(o) > 25 and not o.startswith('"')]
+        found = [o for o in lines if o in page]
+        assert len(found) < max(1, len(lines)), f'{fn.__name__}: {found}'
