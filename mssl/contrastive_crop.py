@@ -127,7 +127,7 @@ class ContrastiveCrop(Gauge):
         starts = (self.first(n_epoch) + round(k * self.every * n_epoch) for k in range(n_epoch + 1))
         return [] if self.boxes == 'online' else sorted({o for o in starts if o < n_epoch})
 
-# %% ../nbs/07_contrastive_crop.ipynb #c74121c3
+# %% ../nbs/07_contrastive_crop.ipynb #6efd0a6b
 @patch
 def after_create(self:ContrastiveCrop):
     "Hook and table, before the optimiser and before anything is loaded"
@@ -153,6 +153,7 @@ def _put(self:ContrastiveCrop):
 
 @patch
 def _pictures(self:ContrastiveCrop):
+    "How many pictures the table must hold"
     try: return len(self.dls.train.dataset)
     except TypeError: raise ValueError('ContrastiveCrop: every picture needs a number, an iterable data set has none') from None
 
@@ -171,11 +172,12 @@ def source(self:ContrastiveCrop,
 
 @patch
 def _active(self:ContrastiveCrop):
+    "Does the table place the crops of this epoch?"
     if getattr(self, 'learn', None) is None or self._validating or len(self.table) != self._pictures(): return False
     epoch = getattr(self.learn, 'epoch', None) # None: nothing was trained yet, but boxes may have been loaded
     return epoch is None or epoch >= self.first(self.learn.n_epoch)
 
-# %% ../nbs/07_contrastive_crop.ipynb #6a00e81d
+# %% ../nbs/07_contrastive_crop.ipynb #88e27cd9
 @patch
 def before_train(self:ContrastiveCrop):
     "At the start of an epoch of the schedule: new boxes for all pictures"
@@ -190,6 +192,7 @@ def before_train(self:ContrastiveCrop):
 
 @patch
 def _warn(self:ContrastiveCrop, what, text):
+    "Say it once"
     if what not in self._warned: warnings.warn(text)
     self._warned.add(what)
 

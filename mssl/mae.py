@@ -208,7 +208,7 @@ class MaskedAutoencoder(nn.Module):
         self.pixels = nn.Linear(width, ph * pw * channels)
         for m in (self.narrow, self.decoder, self.pixels): xavier(m)
 
-# %% ../nbs/08_masked_autoencoder.ipynb #ad18d927
+# %% ../nbs/08_masked_autoencoder.ipynb #ca36457a
 @patch
 def decode(self:MaskedAutoencoder,
            tokens:torch.Tensor, # of the visible patches [B,prefix+n,D]
@@ -231,7 +231,11 @@ def true_patches(self:MaskedAutoencoder,
     return (p - mean) / std, mean, std
 
 @patch
-def forward(self:MaskedAutoencoder, x, mask): # views [B,C,h,w], bool [B,L] -> (painted [B,L,h*w*C], true, mask)
+def forward(self:MaskedAutoencoder,
+            x, # views [B,C,h,w]
+            mask, # bool [B,L], True = hidden
+           ): # (painted [B,L,h*w*C], true, mask)
+    "Encode what is visible, paint what is hidden"
     return self.decode(encode_visible(self.encoder, x, mask), mask, patch_grid(self.encoder, x)), self.true_patches(x)[0], mask
 
 @patch

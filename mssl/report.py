@@ -45,8 +45,10 @@ def loading_lines(report:dict, # from `train.pretrain`
             f"import timm\nfrom safetensors.torch import load_file\n{small}bare = timm.create_model({report['arch']!r}, num_classes=0{extra})\n"
             f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised{' and filtered' if report.get('filter') else ''} as in encoder.json")
 
-# %% ../nbs/report.ipynb #9686d12e
-def percent(v): return '–' if v is None else f'{100 * v:.1f} %'
+# %% ../nbs/report.ipynb #6b8bd832
+def percent(v): # a share, or None
+    "`.5` as `50.0 %`"
+    return '–' if v is None else f'{100 * v:.1f} %'
 
 def summary(report:dict)->str: # a sentence
     "What came out, in a sentence"

@@ -156,7 +156,7 @@ class SiameseIM(nn.Module):
     def embed(self, x): return self.student.embed(x)
     def follow(self, momentum): self.teacher.follow(self.student, momentum)
 
-# %% ../nbs/09_siamese_im.ipynb #0017cc73
+# %% ../nbs/09_siamese_im.ipynb #6b10d853
 @patch
 def predict(self:SiameseIM,
             view1:torch.Tensor, # [B,C,h,w]
@@ -172,11 +172,15 @@ def predict(self:SiameseIM,
     return self.last(self.predictor(tokens)[:, -asked.shape[1]:])
 
 @patch
-def target(self:SiameseIM, view2): # [B,C,h,w] -> [B,L,width], from the teacher, nothing hidden
+def target(self:SiameseIM,
+           view2, # [B,C,h,w]
+          ): # [B,L,width]
+    "What the teacher says about every place of view 2, nothing hidden"
     return self.teacher(view2)[:, self.encoder.num_prefix_tokens:]
 
 @patch
-def forward(self:SiameseIM, view1, view2, box1, flip1, box2, flip2, mask=None): # -> (prediction, target)
+def forward(self:SiameseIM, view1, view2, box1, flip1, box2, flip2, mask=None): # (prediction, target)
+    "View 1 predicts, the teacher answers"
     return self.predict(view1, box1, flip1, box2, flip2, mask), self.target(view2)
 
 # %% ../nbs/09_siamese_im.ipynb #d28f48e6

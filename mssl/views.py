@@ -272,7 +272,7 @@ def _pictures(self:Views, x, dl=None):
                              'transform, which is undone here): Views normalises at the end, with its own mean and std')
     return x
 
-# %% ../nbs/01_views.ipynb #72e11982
+# %% ../nbs/01_views.ipynb #cb40730d
 def _watched(dl): return isinstance(getattr(dl.__dict__.get('get_idxs'), '__func__', None), _Order)
 
 @patch
@@ -285,6 +285,7 @@ def _watch(self:Views, dl):
 
 @patch
 def _unwatch(self:Views, dl):
+    "Stop listening"
     self._order = None
     if dl is None or not _watched(dl): return
     own = dl.get_idxs.__func__.get_idxs
@@ -299,30 +300,43 @@ def _next_index(self:Views, n, device):
     known = len(ids) == n and not any(i is None for i in ids)
     return torch.tensor(ids if known else [-1] * n, device=device)
 
-# %% ../nbs/01_views.ipynb #b7f7eb31
+# %% ../nbs/01_views.ipynb #c4055bf5
 @patch
-def before_fit(self:Views): self._for_callbacks() # what a callback that is gone had set
+def before_fit(self:Views):
+    "Forget what a callback that is gone had set"
+    self._for_callbacks()
+
 @patch
-def before_train(self:Views): self._watch(self.dl)
+def before_train(self:Views):
+    "Listen to the order of the pictures"
+    self._watch(self.dl)
+
 @patch
-def after_train(self:Views): self._unwatch(self.dl)
+def after_train(self:Views):
+    "Leave the loader as it was"
+    self._unwatch(self.dl)
+
 @patch
 def after_fit(self:Views):
-    for dl in self.dls.loaders: self._unwatch(dl) # after a stop in the middle
+    "The same after a stop in the middle"
+    for dl in self.dls.loaders: self._unwatch(dl)
 
 @patch
 def before_validate(self:Views):
+    "The same views at every validation, and no random number of the training"
     self._watch(self.dl)
     self._random = random_state(self.dls.device or 'cpu')
     torch.manual_seed(self.seed)
 
 @patch
 def after_validate(self:Views):
+    "The training goes on where its random numbers stood"
     self._unwatch(self.dl)
     set_random_state(self._random, self.dls.device or 'cpu')
 
 @patch
 def before_batch(self:Views):
+    "Pictures become views; labels wait until the loss is known"
     image = self._pictures(self.xb[0])
     self.labels = self.yb
     if len(image) < 2 and self.n > 1 and self.training:
@@ -333,6 +347,7 @@ def before_batch(self:Views):
 
 @patch
 def after_pred(self:Views):
+    "The first view's embeddings are the prediction, the others the target"
     if not isinstance(self.pred, (tuple, list)):
         if self.n == 1: return
         raise ValueError(f'Views: the model made one {type(self.pred).__name__} of {self.n} views; it must return a tuple, one batch of embeddings per view (as Siamese does)')
@@ -344,6 +359,7 @@ def after_pred(self:Views):
 
 @patch
 def after_loss(self:Views):
+    "Mean over groups of views; the labels are back for the metrics"
     if self._others: # mean over the groups
         self.learn.loss_grad = (self.loss_grad + sum(self.loss_func(*z) for z in self._others)) / (1 + len(self._others))
         self.learn.loss, self._others = self.loss_grad.clone(), []

@@ -179,6 +179,13 @@ def test_package_imports_only_what_it_requires():
         other = {m.split('.')[0] for dots, m in imports(ast.parse(read(path))) if not dots} - known
         assert not other, f'{path.name} imports {other}'
 
+@pytest.mark.parametrize('path', sorted(package.glob('[a-z]*.py')), ids=stem)
+def test_what_a_page_shows_says_what_it_does(path):
+    "Classes, functions and patched methods: nbdev shows torch's or Python's own sentence where there is none"
+    def patched(o): return any('patch' in ast.unparse(d) for d in o.decorator_list)
+    shown = [o for o in ast.parse(read(path)).body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and (patched(o) or not o.name.startswith('_'))]
+    assert not [o.name for o in shown if not ast.get_docstring(o)]
+
 def test_rooms_import_in_one_direction():
     "No room needs, directly or through others, a room that needs it"
     needs = {p.stem: {m.split('.')[0] for dots, m in imports(ast.parse(read(p))) if dots} for p in package.glob('*.py') if not p.stem.startswith('_')}
