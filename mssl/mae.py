@@ -7,8 +7,8 @@ __all__ = ['KINDS_OF_PATCHES', 'waves', 'sincos_position', 'check_vit', 'vit_enc
            'drop_tokens', 'patch_grid', 'encode_visible', 'patch_mask', 'HidePatches', 'patchify', 'unpatchify',
            'xavier', 'MaskedAutoencoder', 'mae_loss', 'one_view', 'fit_size', 'mae_learner']
 
-# %% ../nbs/08_masked_autoencoder.ipynb #3b40c52d
-import timm, torch, torch.nn.functional as F
+# %% ../nbs/08_masked_autoencoder.ipynb #dda66bb2
+import timm, torch
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback

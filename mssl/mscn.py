@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BRANCHES', 'LADDER', 'MaskedViews', 'masked_views']
 
-# %% ../nbs/06_mscn.ipynb #2f55804d
+# %% ../nbs/06_mscn.ipynb #4f0e0194
 from inspect import signature
 from itertools import product
 import torch
@@ -17,7 +17,6 @@ from .edges import FILLS, HighPass, fill_masked, patches_leave
 from .masks import mixed_masks
 from .recipes import add_part, add_recipe, with_callback
 from .siamese import info_nce
-from .views import Views
 
 # %% ../nbs/06_mscn.ipynb #12a0b0c6
 BRANCHES = ('query', 'key', 'both') # the first view, the others, all

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['process_count', 'gather', 'sum_over_processes', 'SyncBatchNorm', 'sync_batchnorm']
 
-# %% ../nbs/processes.ipynb #b7fba36e
+# %% ../nbs/processes.ipynb #50182e7b
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

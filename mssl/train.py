@@ -224,7 +224,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
-# %% ../nbs/train.ipynb #105c6494
+# %% ../nbs/train.ipynb #5cb1640d
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -254,7 +254,7 @@ def pretrain(out='runs/run', # the run folder
     learn.model.to(device, memory_format=torch.channels_last) # a third faster for ConvNets, on a CPU too
     results = dict(pixels=_pixels(dls), untrained=measure(learn, more=measures)) if labelled else {}
     torch.manual_seed(s.seed + 2_000_003) # whatever the model drew for its weights: methods with one seed see the same views
-    done, started, stopped = keep.load(learn) if resume else 0, time.perf_counter(), None
+    done, stopped = keep.load(learn) if resume else 0, None
     if done < s.epochs:
         try:
             with quiet(learn, show_bar): learn.fit_one_cycle(s.epochs, s.lr or r.lr, start_epoch=done)

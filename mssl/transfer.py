@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .core import check_number, as_size
-from .probes import L2_CHOICES, LinearHead, check_features, check_labels, check_same_width, fit_linear, linear_probe, _minimise, _moments, _principal_axes
+from .probes import L2_CHOICES, check_features, check_labels, check_same_width, fit_linear, linear_probe, _minimise, _moments, _principal_axes
 from .views import box_iou
 
 # %% ../nbs/03c_transfer.ipynb #0a93aab4

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['AUGMENTS', 'CACHED', 'IMAGENET', 'random_boxes', 'box_iou', 'resample_matrix', 'crop_and_flip', 'Augment', 'Views']
 
-# %% ../nbs/01_views.ipynb #474da02c
+# %% ../nbs/01_views.ipynb #5de55aab
 import math, warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MethodType
 import torch
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.data.transforms import Normalize
-from .core import check_number, check_range, check_choice, check_images, as_size, as_float, random_state, set_random_state
+from .core import check_number, check_range, check_choice, check_images, as_size, random_state, set_random_state
 from .colour import random_colour, apply_colour, solarise, blur_matrix, random_sigma
 from .show import show_views
 

@@ -231,7 +231,7 @@ def wrong_link(href:str, # as it stands in the page
     where = unquote(to.path)
     if where and where not in pages: return 'there is no such page'
     target = pages[where] if where else page
-    return f'there is no such anchor' if to.fragment and target and not {to.fragment, unquote(to.fragment)} & target.ids.keys() else ''
+    return 'there is no such anchor' if to.fragment and target and not {to.fragment, unquote(to.fragment)} & target.ids.keys() else ''
 
 def wrong_links(page:Page, pages:dict)->list:
     "All links of a page, and anchors that are there twice"

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from project import root, notebooks
+from project import notebooks
 
 os.environ.setdefault('MSSL_PATH', 'tests')
 os.environ['JUPYTER_PREFER_ENV_PATH'] = '1' # the kernel of this environment, not one in the user's home

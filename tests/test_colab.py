@@ -1,5 +1,5 @@
 "The first code cell of a chapter: the same everywhere, three sources in order, nothing where mssl is there."
-import builtins, importlib, json, subprocess, sys
+import builtins, json, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import pytest

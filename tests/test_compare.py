@@ -1,5 +1,5 @@
 "Arms by name, pairs that are pairs, runs that are stored at once and not made twice"
-import inspect, json, os, re, shutil, signal, subprocess, sys, time
+import inspect, json, os, re, shutil, signal, subprocess, sys
 from dataclasses import asdict
 from pathlib import Path
 import pytest, torch

@@ -9,10 +9,9 @@ from fastai.vision.all import DataBlock, ImageBlock, RandomSplitter, Resize, aug
 from PIL import Image
 from torch import nn
 from mssl import load_encoder
-from mssl.contrastive_crop import BOXES, ContrastiveCrop, CropBoxes, center_suppressed_boxes, heatmap, heatmap_box, place_crops, seen_share, simccrop, symmetric_beta
+from mssl.contrastive_crop import BOXES, ContrastiveCrop, center_suppressed_boxes, heatmap, heatmap_box, place_crops, seen_share, simccrop, symmetric_beta
 from mssl.data import Pictures, ResidentLoader
 from mssl.encoders import create_encoder
-from mssl.evaluation import evaluating
 from mssl.heatmaps import BoxGauge, find_boxes, stage_features
 from mssl.recipes import make_parts, recipe_learner
 from mssl.scenes import scenes

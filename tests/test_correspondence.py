@@ -1,6 +1,5 @@
 """How often the most similar patch is the right one, for features whose answer is known."""
 import math, pytest, torch
-from fastai.data.core import DataLoaders
 
 from mssl.correspondence import DAMAGES, correspondence, damaged_of, miou_of, nearest_patch, place_of, prediction_of, tail_of, tail_rows, view_pairs
 from mssl.data import image_dls

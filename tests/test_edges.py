@@ -2,13 +2,12 @@
 import json, math
 from importlib.resources import files
 import numpy as np, pytest, torch
-import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from fastai.learner import Learner
 from mssl import load_encoder
 from mssl.core import mask_on_pixels
 from mssl.data import image_dls
-from mssl.edges import (FILLS, HighPass, edge_ratio, fill_masked, gaussian_blur, gaussian_kernel, high_pass, outline_places, response_change,
+from mssl.edges import (FILLS, HighPass, edge_ratio, fill_masked, gaussian_blur, high_pass, outline_places, response_change,
                         response_ratio, responses)
 from mssl.encoders import create_encoder
 from mssl.evaluation import embed, knn_accuracy

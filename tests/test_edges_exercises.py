@@ -1,9 +1,9 @@
 "Every right answer is accepted, every classic wrong one is refused with the reason that names its own fault."
 import re
-import numpy as np, pytest, torch
+import pytest, torch
 import torchvision.transforms.v2.functional as TF
 from torch.nn import functional as F
-from mssl import edges, edges_exercises
+from mssl import edges
 from mssl.edges_exercises import check_edge_ratio, check_grid_mask, check_hide, check_high_pass
 from mssl.exercise import NotYet, Verdict, call, judge
 from exercises import assert_holes_and_no_solution, load_solutions, right_answers, text_of

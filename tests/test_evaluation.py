@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from mssl.encoders import PreparedEncoder, create_encoder
-from mssl.evaluation import (Features, alignment, embed, embed_maps, feature_map, pixel_features, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest,
+from mssl.evaluation import (alignment, embed, embed_maps, feature_map, pixel_features, fit_linear, knn_accuracy, knn_predict, linear_probe, nearest,
                              rank_me, spread, uniformity)
 
 def blobs(n, classes=6, width=16, seed=0, distance=1.5):

@@ -3,7 +3,7 @@ import math, random, time
 import numpy as np, pytest, torch
 from mssl import edges, masks
 from mssl.core import mask_on_pixels
-from mssl.edges import HighPass, fill_masked
+from mssl.edges import fill_masked
 from mssl.masks import (FILLS, KINDS, block_mask, colour_histogram, colour_match, focal_mask, foreground_cells, grid_mask, left_to_see, mask_statistics_probe,
                         mixed_masks, saliency_mask, shape_share)
 from mssl.scenes import scenes

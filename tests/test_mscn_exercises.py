@@ -2,7 +2,7 @@
 import re
 import pytest, torch
 from torch.nn import functional as F
-from mssl.edges import fill_masked, high_pass
+from mssl.edges import high_pass
 from mssl.masks import focal_mask
 from mssl.mscn_exercises import check_branches, check_channel_mask, check_copied_noise, check_copies_loss, check_window
 from mssl.siamese import info_nce

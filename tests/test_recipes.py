@@ -1,5 +1,5 @@
 "The table of methods: names, near misses, and how views are made when nobody says"
-import pytest, torch
+import pytest
 from mssl.data import image_dls
 from mssl.recipes import RECIPES, add_recipe, recipe_learner, usual_augment
 from mssl.siamese import siamese_learner

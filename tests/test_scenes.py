@@ -1,4 +1,4 @@
-import os, threading, warnings
+import threading, warnings
 import pytest, torch
 from mssl import scenes as room
 from mssl.scenes import (CLASSES, COLOURS, GROUNDS, LEVELS, PLACES, SIZES, caption_of, mask_box, place_word, scenes, size_word)
@@ -194,7 +194,6 @@ def test_nothing_but_the_object_tells_the_class(level):
     assert (counts - 400).abs().max() < 4.5*(4000*.09)**.5
     facts = dict(colour=(s.objects.colour[torch.arange(4000), s.objects.named.int().argmax(1)], len(COLOURS)))
     if len(s.ground.unique()) > 1: facts['ground'] = (s.ground, len(GROUNDS))
-    middle = ((s.box[:, :2] + s.box[:, 2:]/2)*3).long().clamp(0, 2)
     for name, (what, kinds) in facts.items():
         chi, freedom = chi_square(s.label, what, 10, kinds)
         assert chi < freedom + 4.5*(2*freedom)**.5, name

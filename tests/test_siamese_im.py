@@ -3,10 +3,9 @@ import math
 import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from hypothesis import given, strategies as st
-from torch import nn
 
 from mssl.data import Pictures, ResidentLoader
-from mssl.mae import HidePatches, drop_tokens, patch_mask
+from mssl.mae import HidePatches, patch_mask
 from mssl.scenes import scenes
 from mssl.siamese_im import (Geometry, SiameseIM, TokenBatchNorm, UniGrad, dense_unigrad, momentum_at, relative_position, siamese_im_learner,
                              sincos_position, unigrad_loss, where_is)

@@ -6,7 +6,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import AvgMetric, Learner, load_learner
-from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, Normalize, Resize, get_image_files, imagenet_stats
+from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, Normalize, get_image_files, imagenet_stats
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch import nn
