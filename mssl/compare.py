@@ -168,13 +168,14 @@ def compare(arms, # as for `parse_arms`; the first is what the others are compar
     if todo: say(f"{len(todo)} runs, about {_span(list(minutes.values()))} each, {_span([total])} in all" + (f'; {len(plan) - len(todo)} are stored already' if len(todo) < len(plan) else ''))
     else: say(f'all {len(plan)} runs are stored in {folder}')
     command, reckoned = command or _command(arms, data, seeds, [m for m in measures if m in ('knn', 'linear', *MEASURES)], settings), 0.
-    for i, (arm, s) in enumerate(todo):
-        start = time.perf_counter()
-        try: run = stored[key(s)] = _train(arm, s, name, folder, keep, device, extra, command)
-        except KeyboardInterrupt: stopped = True; break
-        spent, reckoned = spent + (time.perf_counter() - start) / 60, reckoned + minutes[arm.name]
-        left = (total - reckoned) * spent / reckoned # by what the runs so far took
-        say(f"{i + 1} of {len(todo)}: {arm.name}, seed {s.seed}: {', '.join(f'{m} {_result(run, m)}' for m in measures)}" + (f'; about {_span([left])} left' if i + 1 < len(todo) else ''))
+    try: # a stop may come at any moment, also while a line is written
+        for i, (arm, s) in enumerate(todo):
+            start = time.perf_counter()
+            run = stored[key(s)] = _train(arm, s, name, folder, keep, device, extra, command)
+            spent, reckoned = spent + (time.perf_counter() - start) / 60, reckoned + minutes[arm.name]
+            left = (total - reckoned) * spent / reckoned # by what the runs so far took
+            say(f"{i + 1} of {len(todo)}: {arm.name}, seed {s.seed}: {', '.join(f'{m} {_result(run, m)}' for m in measures)}" + (f'; about {_span([left])} left' if i + 1 < len(todo) else ''))
+    except KeyboardInterrupt: stopped = True
     for arm, s in plan:
         if key(s) in stored: done.append(Run({**stored[key(s)], 'arm': arm.name}, stored[key(s)].name))
     if stopped: say(f'stopped by hand: {len(done)} of {len(plan)} runs are stored in {folder}; the same call goes on with the rest')

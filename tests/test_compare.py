@@ -245,6 +245,14 @@ def test_a_run_that_lacks_a_measure_is_made_again(masked, monkeypatch):
     compare('info_nce', seeds=(0,), folder=folder, measures=('few10', 'kind'), say=lambda t: None, **TINY)
     assert [set(o) for o in trained] == [{'few10', 'kind'}], 'a dict of functions for `pretrain`, knn and linear come anyway'
 
+def test_a_stop_while_a_line_is_written_loses_nothing(tmp_path):
+    said = []
+    def say(text):
+        said.append(text)
+        if text.startswith('1 of 2'): raise KeyboardInterrupt
+    result = compare('info_nce', seeds=(0, 1), folder=tmp_path, say=say, **TINY)
+    assert len(result.runs) == 1 and 'stopped by hand: 1 of 2 runs' in said[-1] and len(list(tmp_path.glob('*.json'))) == 1
+
 @pytest.mark.parametrize('bad, word', [(dict(arms='info_nce info_nce:parts=msks'), "arm 'info_nce:parts=msks': parts='msks' is not known; did you mean 'masks'"), (dict(arms='info_nce:parts=masks/fill:zeor'), "did you mean 'zero'"), (dict(parts='masks/n:0'), 'n=0'),
     (dict(measures=('few100',)), "did you mean 'few10'"), (dict(measures=dict(boxs=None)), "did you mean 'box'"), (dict(parts='masks/grid:17'), 'grid=17'), (dict(arms='info_nce:parts=masks info_nce:parts=masks,lr=3e-3'), 'the same settings')])
 def test_bad_parts_and_measures_train_nothing(bad, word, monkeypatch, tmp_path):
