@@ -18,6 +18,19 @@ def cells_of(notebook): return json.loads((root/'nbs'/notebook).read_text(encodi
 def text_of(notebook): # its prose
     return '\n\n'.join(''.join(c['source']) for c in cells_of(notebook) if c['cell_type'] == 'markdown')
 
+def assert_accepted(check, fn, others):
+    "Right, also at other settings"
+    for settings in [{}] + others:
+        verdict = check(fn, **settings)
+        assert verdict.right and verdict.word == 'right', f'{settings}: {verdict}'
+
+def assert_refused(check, fn, others, reason):
+    "Not right yet, for the reason given, with pictures that can be shown; also at another setting"
+    verdict = check(fn)
+    assert verdict.word == 'not yet' and not verdict and re.search(reason, verdict.reason), verdict
+    assert verdict.pictures and all(p.shape[0] == 3 and p.ndim == 3 and 0 <= p.min() and p.max() <= 1 for p in verdict.pictures.values())
+    assert check(fn, **others[0]).word == 'not yet', others[0]
+
 def assert_holes_and_no_solution(notebook, right):
     "Every exercise is a hole whose check says so, and no solution stands in the notebook"
     cells = cells_of(notebook)

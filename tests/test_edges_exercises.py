@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from mssl import edges
 from mssl.edges_exercises import check_edge_ratio, check_grid_mask, check_hide, check_high_pass
 from mssl.exercise import NotYet, Verdict, call, judge
-from exercises import assert_holes_and_no_solution, load_solutions, right_answers, text_of
+from exercises import assert_accepted, assert_holes_and_no_solution, assert_refused, load_solutions, right_answers, text_of
 
 solutions = load_solutions('edges')
 
@@ -16,10 +16,7 @@ OTHERS = dict(high_pass=[dict(size=64), dict(size=61, seed=1)], grid_mask=[dict(
 right = right_answers(solutions, CHECKS)
 
 @pytest.mark.parametrize('name, fn', right, ids=[f.__name__ for _, f in right])
-def test_right_answers_are_accepted(name, fn):
-    for settings in [{}] + OTHERS[name]:
-        verdict = CHECKS[name](fn, **settings)
-        assert verdict.right and verdict.word == 'right', f'{settings}: {verdict}'
+def test_right_answers_are_accepted(name, fn): assert_accepted(CHECKS[name], fn, OTHERS[name])
 
 def test_several_right_answers_each():
     assert min(sum(n == name for n, _ in right) for name in CHECKS) >= 5
@@ -163,11 +160,7 @@ EDGE_RATIO = {
 wrong = [(name, k, *v) for name, table in dict(high_pass=HIGH_PASS, grid_mask=GRID_MASK, hide=HIDE, edge_ratio=EDGE_RATIO).items() for k, v in table.items()]
 
 @pytest.mark.parametrize('name, kind, fn, reason', wrong, ids=[f'{n}: {k}' for n, k, *_ in wrong])
-def test_wrong_answers_are_refused_with_their_own_reason(name, kind, fn, reason):
-    verdict = CHECKS[name](fn)
-    assert verdict.word == 'not yet' and not verdict and re.search(reason, verdict.reason), verdict
-    assert verdict.pictures and all(p.shape[0] == 3 and p.ndim == 3 and 0 <= p.min() and p.max() <= 1 for p in verdict.pictures.values())
-    assert CHECKS[name](fn, **OTHERS[name][0]).word == 'not yet', OTHERS[name][0]
+def test_wrong_answers_are_refused_with_their_own_reason(name, kind, fn, reason): assert_refused(CHECKS[name], fn, OTHERS[name], reason)
 
 # --- holes, errors, repetition
 

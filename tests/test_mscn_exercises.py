@@ -6,7 +6,7 @@ from mssl.edges import high_pass
 from mssl.masks import focal_mask
 from mssl.mscn_exercises import check_branches, check_channel_mask, check_copied_noise, check_copies_loss, check_window
 from mssl.siamese import info_nce
-from exercises import assert_holes_and_no_solution, load_solutions, right_answers, text_of
+from exercises import assert_accepted, assert_holes_and_no_solution, assert_refused, load_solutions, right_answers, text_of
 
 solutions = load_solutions('mscn')
 
@@ -16,10 +16,7 @@ OTHERS = dict(window=[dict(size=33, keep=.5, seed=1), dict(size=64, keep=.8)], c
 right = right_answers(solutions, CHECKS)
 
 @pytest.mark.parametrize('name, fn', right, ids=[f.__name__ for _, f in right])
-def test_right_answers_are_accepted(name, fn):
-    for settings in [{}] + OTHERS[name]:
-        verdict = CHECKS[name](fn, **settings)
-        assert verdict.right and verdict.word == 'right', f'{settings}: {verdict}'
+def test_right_answers_are_accepted(name, fn): assert_accepted(CHECKS[name], fn, OTHERS[name])
 
 def test_several_right_answers_each():
     assert min(sum(n == name for n, _ in right) for name in CHECKS) >= 5
@@ -215,11 +212,7 @@ COPIED_NOISE = {
 wrong = [(name, k, *v) for name, table in dict(window=WINDOW, channel_mask=CHANNEL_MASK, branches=BRANCHES, copies_loss=COPIES_LOSS, copied_noise=COPIED_NOISE).items() for k, v in table.items()]
 
 @pytest.mark.parametrize('name, kind, fn, reason', wrong, ids=[f'{n}: {k}' for n, k, *_ in wrong])
-def test_wrong_answers_are_refused_with_their_own_reason(name, kind, fn, reason):
-    verdict = CHECKS[name](fn)
-    assert verdict.word == 'not yet' and not verdict and re.search(reason, verdict.reason), verdict
-    assert verdict.pictures and all(p.shape[0] == 3 and p.ndim == 3 and 0 <= p.min() and p.max() <= 1 for p in verdict.pictures.values())
-    assert CHECKS[name](fn, **OTHERS[name][0]).word == 'not yet', OTHERS[name][0]
+def test_wrong_answers_are_refused_with_their_own_reason(name, kind, fn, reason): assert_refused(CHECKS[name], fn, OTHERS[name], reason)
 
 # --- holes, errors, repetition
 
