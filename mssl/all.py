@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #d6464a7c
+# %% ../nbs/all.ipynb #46f9a014
 from .core import *
 from .show import *
 from .scenes import *
@@ -29,6 +29,7 @@ from .mscn import *
 from .mscn_exercises import *
 from .heatmaps import *
 from .contrastive_crop import *
+from .crops_exercises import *
 from .mae import *
 from .siamese_im import *
 from .correspondence import *

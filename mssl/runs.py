@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['STORED', 'NEEDED', 'KEPT', 'Run', 'load_runs', 'code_version', 'as_run', 'save_run', 'student_t', 'interval',
            'Paired', 'paired', 'Verdict', 'above_untrained', 'verdict', 'Table', 'grouped', 'run_table', 'plot_curves',
-           'run_number']
+           'plot_seeds', 'run_number']
 
-# %% ../nbs/runs.ipynb #e850c265
+# %% ../nbs/runs.ipynb #56c2faa4
 import fnmatch, html, json, math, re, shlex, subprocess
 from dataclasses import dataclass
 from importlib.resources import files
 from numbers import Real
 from pathlib import Path
 from .core import check_choice, check_number, write_whole
-from .sheet import show_curves
+from .sheet import Sheet, show_curves
 
 # %% ../nbs/runs.ipynb #7574bbe2
 class Run(dict):
@@ -275,7 +275,32 @@ def plot_curves(runs, # with a history: what `mssl_compare` and `as_run` store
     for (g, (x, _)), line in zip(curves.items(), sheet.axes[0].lines): sheet.axes[0].fill_between(x, *reach[g], color=line.get_color(), alpha=.2, lw=0)
     return sheet
 
-# %% ../nbs/runs.ipynb #a5e52999
+# %% ../nbs/runs.ipynb #1f2d81b3
+def plot_seeds(groups:dict, # word -> runs, one a seed; a word without runs is left out
+               column:str='knn', # a path as for `Run.value`
+               title:str='', # what the axis shows
+               ax=None, # matplotlib axes to draw on; a sheet of its own when None
+               colour:str='#0072b2', # of the dots
+               alt:str=None, # alt text of the sheet, None for the means
+              ): # a figure, or the axes that were given
+    "A row for each arm: a dot a seed, a bar and a number at their mean"
+    values = {k: [r.value(column) for r in rs] for k, rs in groups.items() if rs}
+    if not values: raise ValueError('groups: runs of at least one arm are needed')
+    means = {k: sum(v) / len(v) for k, v in values.items()}
+    sheet = None
+    if ax is None:
+        sheet = Sheet(.6 + .42 * len(values), alt=alt or f"{title or column}: {', '.join(f'{k} {_said(m)}' for k, m in means.items())}")
+        sheet.set_layout_engine('constrained')
+        ax = sheet.subplots()
+    for i, (k, v) in enumerate(values.items()):
+        ax.plot(v, [i] * len(v), 'o', color=colour, alpha=.5, ms=5)
+        ax.plot([means[k]] * 2, [i - .25, i + .25], color='black', lw=2)
+        ax.text(means[k], i - .34, _said(means[k]), ha='center', va='bottom', fontsize=10)
+    ax.set_yticks(range(len(values)), values, fontsize=11), ax.set_ylim(len(values) - .5, -.7), ax.spines[['top', 'right']].set_visible(False)
+    ax.set_title(title or column, fontsize=11)
+    return sheet or ax
+
+# %% ../nbs/runs.ipynb #126ddfff
 def run_number(expression:str, # such as 'levels-calm-0 knn', 'mean(levels-calm-*, knn) - mean(levels-calm-*, pixels.knn)'
                folder=None, # of JSON files; those of the package when None
               )->float:

@@ -12,7 +12,7 @@ from mssl import load_encoder
 from mssl.contrastive_crop import BOXES, ContrastiveCrop, center_suppressed_boxes, heatmap, heatmap_box, place_crops, seen_share, simccrop, symmetric_beta
 from mssl.data import Pictures, ResidentLoader
 from mssl.encoders import create_encoder
-from mssl.heatmaps import BoxGauge, find_boxes, stage_features
+from mssl.heatmaps import BoxGauge, coarse_heatmap, coarse_heatmap_box, find_boxes, stage_features
 from mssl.recipes import make_parts, recipe_learner
 from mssl.scenes import scenes
 from mssl.siamese import Siamese, info_nce, vicreg
@@ -94,6 +94,20 @@ def test_each_picture_for_itself():
     for f in (heatmap, heatmap_box, place_crops, center_suppressed_boxes, symmetric_beta): assert not re.search(r'^\s*for ', inspect.getsource(f), re.M), 'no loop over pictures'
 
 
+@pytest.mark.parametrize('cells,size', [((7, 7), 224), ((4, 4), 32), ((7, 5), (100, 64)), ((1, 3), 17), ((8, 8), 8), ((9, 9), (5, 4))])
+def test_the_box_without_the_large_map(cells, size):
+    "The same box as of the enlarged map: of every line between two cells only the ends can be the highest"
+    torch.manual_seed(0)
+    h = torch.rand(400, 6, *cells, dtype=torch.float64)
+    h[0], h[1, 0, 0, 0] = 1., math.nan
+    coarse, whole = coarse_heatmap(h), heatmap(h, size)
+    for k in (0., .1, .5, .9, 1.): assert torch.equal(coarse_heatmap_box(coarse, size, k), heatmap_box(whole, k)), k
+    assert (coarse_heatmap_box(coarse, size)[:2] == torch.tensor(FULL)).all()
+    single = coarse_heatmap_box(coarse.float(), size, .5), heatmap_box(whole.float(), .5)
+    assert (single[0] - single[1]).abs().max(1).values.gt(1e-6).float().mean() < .01, 'float32: rounding alone'
+
+
+
 # --- centres
 
 def test_beta_has_its_mean_and_variance():
@@ -153,7 +167,7 @@ def test_random_crops_lose_small_objects_and_true_boxes_keep_them():
 
 @pytest.mark.parametrize('call, said', [
     (lambda: heatmap(torch.rand(3, 4, 4), 8), 'features: maps'), (lambda: heatmap([1], 8), 'features'), (lambda: heatmap(torch.ones(1, 2, 3, 3).long(), 8), 'floating'), (lambda: heatmap(torch.rand(1, 2, 3, 3), 0), 'size'),
-    (lambda: heatmap_box(torch.rand(2, 1, 4, 4)), 'heat'), (lambda: heatmap_box(torch.rand(2, 4, 4), 1.5), 'threshold'), (lambda: heatmap_box(torch.rand(2, 4, 4), '.1'), 'threshold'),
+    (lambda: heatmap_box(torch.rand(2, 1, 4, 4)), 'heat'), (lambda: coarse_heatmap_box(torch.rand(2, 1, 4, 4), 8), 'heat'), (lambda: coarse_heatmap_box(torch.rand(2, 4, 4), 8, 2), 'threshold'), (lambda: coarse_heatmap_box(torch.rand(2, 4, 4), 0), 'size'), (lambda: heatmap_box(torch.rand(2, 4, 4), 1.5), 'threshold'), (lambda: heatmap_box(torch.rand(2, 4, 4), '.1'), 'threshold'),
     (lambda: center_suppressed_boxes(torch.rand(4)), 'box'), (lambda: center_suppressed_boxes(torch.tensor([[.5, .5, .6, .2]])), 'inside the picture'), (lambda: center_suppressed_boxes(torch.tensor([[.5, .5, 0, .2]])), 'above 0'),
     (lambda: center_suppressed_boxes(torch.tensor([[math.nan, 0, 1, 1]])), 'box'), (lambda: center_suppressed_boxes(torch.tensor([FULL]), 0), 'alpha'), (lambda: center_suppressed_boxes(torch.tensor([FULL]), math.nan), 'alpha'),
     (lambda: center_suppressed_boxes(torch.tensor([FULL]), scale=(.5, .2)), 'scale'), (lambda: center_suppressed_boxes(torch.tensor([FULL]), ratio=(0, 1)), 'ratio'),

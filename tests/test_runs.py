@@ -2,7 +2,7 @@
 import json, math, re, sys
 from pathlib import Path
 import pytest
-from mssl.runs import STORED, Run, above_untrained, as_run, code_version, grouped, interval, load_runs, paired, plot_curves, run_number, run_table, save_run, student_t, verdict
+from mssl.runs import STORED, Run, above_untrained, as_run, code_version, grouped, interval, load_runs, paired, plot_curves, plot_seeds, run_number, run_table, save_run, student_t, verdict
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / 'scripts'))
@@ -145,6 +145,15 @@ def test_curves():
     assert [list(l.get_ydata()) for l in ax.lines[:1]] == [pytest.approx([.55, .65])] and list(ax.lines[0].get_xdata()) == [1, 2] and ax.lines[1].get_ydata()[0] == pytest.approx(.2)
     with pytest.raises(ValueError, match='keeps no history'): plot_curves(load_runs('levels-calm-0'))
     with pytest.raises(ValueError, match="column='knm'"): plot_curves(runs, 'knm')
+
+def test_seeds():
+    groups = {'a': [made(s, .6 + .1 * s) for s in (0, 1)], 'empty': [], 'b': [made(2, .5)]}
+    sheet = plot_seeds(groups, 'knn', 'right')
+    ax = sheet.axes[0]
+    assert [list(l.get_xdata()) for l in ax.lines] == [pytest.approx(o) for o in ([.6, .7], [.65, .65], [.5], [.5, .5])] and [t.get_text() for t in ax.texts] == ['.650', '.500']
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['a', 'b'] and sheet.alt == 'right: a .650, b .500' and plot_seeds(groups, ax=ax) is ax
+    with pytest.raises(ValueError, match='groups'): plot_seeds({'empty': []})
+    with pytest.raises(ValueError, match="path='knm'"): plot_seeds(groups, 'knm')
 
 # --- prose
 

@@ -5,7 +5,7 @@
 Interleaved, the minimum of seven each. Exits with 1 below five times as many pictures a second (issue 5)."""
 import sys, time
 import torch
-from mssl.heatmaps import heatmap, heatmap_box
+from mssl.heatmaps import coarse_heatmap, coarse_heatmap_box
 
 def one_by_one(features, size=56, threshold=.5):
     "The official loop: map, enlarge, rows and columns above the threshold, for each picture"
@@ -18,7 +18,7 @@ def one_by_one(features, size=56, threshold=.5):
         boxes.append([rows[0].item() / size, cols[0].item() / size, (rows[-1].item() + 1 - rows[0].item()) / size, (cols[-1].item() + 1 - cols[0].item()) / size])
     return torch.tensor(boxes)
 
-def together(features, size=56, threshold=.5): return heatmap_box(heatmap(features, size), threshold)
+def together(features, size=56, threshold=.5): return coarse_heatmap_box(coarse_heatmap(features), size, threshold)
 
 def main(threads=2):
     torch.set_num_threads(threads)
