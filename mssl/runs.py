@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORED', 'NEEDED', 'KEPT', 'Run', 'load_runs', 'code_version', 'as_run', 'save_run', 'student_t', 'interval',
-           'Paired', 'paired', 'Verdict', 'above_untrained', 'verdict', 'Table', 'grouped', 'run_table', 'plot_curves',
-           'plot_seeds', 'run_number']
+           'Paired', 'paired', 'Verdict', 'above_untrained', 'verdict', 'claim_row', 'Table', 'grouped', 'run_table',
+           'plot_curves', 'plot_seeds', 'run_number']
 
 # %% ../nbs/runs.ipynb #56c2faa4
 import fnmatch, html, json, math, re, shlex, subprocess
@@ -200,7 +200,25 @@ def verdict(runs_a, # of the arm that the claim is about
     if p.low <= 0 <= p.high: return Verdict('not testable here', f'the interval holds 0 ({p})', p)
     return Verdict('held' if (p.mean > 0) == higher else 'did not hold', f'difference {p}', p)
 
-# %% ../nbs/runs.ipynb #e28337f9
+# %% ../nbs/runs.ipynb #8d68fbf6
+def claim_row(claim:str, # id in the ledger of claims, such as 'M4'
+              what:str, # what is measured, in a few words: a less b
+              runs_a, # as for `verdict`; runs without `metric` are left out
+              runs_b, # likewise
+              metric:str='linear', # a measure of the encoder
+              higher:bool=True, # does the claim say that a is above b?
+              skill:str=None, # as for `verdict`
+             )->dict: # claim, verdict, measured, difference (95 % interval), seeds
+    "`verdict` as a row of a table of claims; 'no run stored yet' where an arm has none"
+    a, b = ([r for r in rs if metric in r['results']['encoder']] for rs in (runs_a, runs_b))
+    if not a or not b: return dict(claim=claim, verdict='no run stored yet', measured=what, difference='', seeds='')
+    v = verdict(a, b, metric, higher, skill)
+    return dict(claim=claim, verdict=v.word, measured=what, difference=_said_with_interval(v.paired.mean, v.paired.half), seeds=len(v.paired.seeds))
+
+def _said_with_interval(mean, half): # '+.012 (-.003 to +.027)'
+    return f'{mean:+.3f}'.replace('0.', '.') + (f' ({mean - half:+.3f} to {mean + half:+.3f})'.replace('0.', '.') if half is not None else '')
+
+# %% ../nbs/runs.ipynb #da341765
 class Table:
     "Rows of words with what they depend on; shows itself in a notebook and as plain text"
     def __init__(self, rows:list, facts:list, commands:list): self.rows, self.facts, self.commands = rows, facts, commands
@@ -253,7 +271,7 @@ def run_table(runs, # of `load_runs`
     again = list(dict.fromkeys(rs[0].command + ('' if len(rs) == 1 or 'command' in rs[0] else f"  # seeds {', '.join(str(r.setting('seed')) for r in rs)}") for rs in groups.values()))
     return Table([['' if callable(rows) else rows, *columns, 'seeds'], *body], _facts(groups), again)
 
-# %% ../nbs/runs.ipynb #6788eb0e
+# %% ../nbs/runs.ipynb #0489e3d8
 def plot_curves(runs, # with a history: what `mssl_compare` and `as_run` store
                 column:str='knn', # of the history: train_loss, valid_loss, knn, spread, rank
                 by='method', # what makes a curve: a setting or a function of a run
@@ -275,8 +293,8 @@ def plot_curves(runs, # with a history: what `mssl_compare` and `as_run` store
     for (g, (x, _)), line in zip(curves.items(), sheet.axes[0].lines): sheet.axes[0].fill_between(x, *reach[g], color=line.get_color(), alpha=.2, lw=0)
     return sheet
 
-# %% ../nbs/runs.ipynb #1f2d81b3
-def plot_seeds(groups:dict, # word -> runs, one a seed; a word without runs is left out
+# %% ../nbs/runs.ipynb #c999ee4a
+def plot_seeds(groups:dict, # word -> runs, one a seed, or numbers; a word without any is left out
                column:str='knn', # a path as for `Run.value`
                title:str='', # what the axis shows
                ax=None, # matplotlib axes to draw on; a sheet of its own when None
@@ -284,7 +302,7 @@ def plot_seeds(groups:dict, # word -> runs, one a seed; a word without runs is l
                alt:str=None, # alt text of the sheet, None for the means
               ): # a figure, or the axes that were given
     "A row for each arm: a dot a seed, a bar and a number at their mean"
-    values = {k: [r.value(column) for r in rs] for k, rs in groups.items() if rs}
+    values = {k: [r if isinstance(r, Real) else r.value(column) for r in rs] for k, rs in groups.items() if len(rs)}
     if not values: raise ValueError('groups: runs of at least one arm are needed')
     means = {k: sum(v) / len(v) for k, v in values.items()}
     sheet = None
@@ -300,7 +318,7 @@ def plot_seeds(groups:dict, # word -> runs, one a seed; a word without runs is l
     ax.set_title(title or column, fontsize=11)
     return sheet or ax
 
-# %% ../nbs/runs.ipynb #126ddfff
+# %% ../nbs/runs.ipynb #0e8bf333
 def run_number(expression:str, # such as 'levels-calm-0 knn', 'mean(levels-calm-*, knn) - mean(levels-calm-*, pixels.knn)'
                folder=None, # of JSON files; those of the package when None
               )->float:

@@ -68,7 +68,7 @@ def relative_position(box1:torch.Tensor, # boxes of view 1 [B,4], fractions of t
     parts = torch.cat([place, bigger[:, None].expand(-1, place.shape[1], -1)], -1) # row, column, height, width
     return waves(parts, dim // 4).flatten(2).to(place.dtype)
 
-# %% ../nbs/09_siamese_im.ipynb #3b35253e
+# %% ../nbs/09_siamese_im.ipynb #f39e1684
 def dense_unigrad(pred:torch.Tensor, # predictions [...,D]; all but the last axis are rows
                   target:torch.Tensor, # what they should be [...,D]; each row is normalised here
                   weight:float=.02, # of the second term, lambda
@@ -82,7 +82,9 @@ def dense_unigrad(pred:torch.Tensor, # predictions [...,D]; all but the last axi
         if not M: raise ValueError('pred: at least one row is needed, got none')
         z = F.layer_norm(z, (D,))
         C = sum_over_processes(z.T @ z) / (M * process_count()) # how all targets lie; D x D
-        terms = torch.stack([(p - z).square().sum() / M, (C * (p.T @ p)).sum() / M]) # sum of p C p over rows = sum of C times (P^T P)
+        q = p.detach() @ C # half the gradient of the second term
+        v = torch.dot(q.flatten(), p.flatten()) # sum of p C p; of its gradient autograd sees half
+        terms = torch.stack([F.mse_loss(p, z, reduction='sum'), 2 * v - v.detach()]) / M
         near, spread = sum_over_processes(terms) / process_count()
         return (near + weight * spread) / D
 

@@ -2,7 +2,7 @@
 import json, math, re, sys
 from pathlib import Path
 import pytest
-from mssl.runs import STORED, Run, above_untrained, as_run, code_version, grouped, interval, load_runs, paired, plot_curves, plot_seeds, run_number, run_table, save_run, student_t, verdict
+from mssl.runs import STORED, Run, above_untrained, as_run, claim_row, code_version, grouped, interval, load_runs, paired, plot_curves, plot_seeds, run_number, run_table, save_run, student_t, verdict
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / 'scripts'))
@@ -145,6 +145,13 @@ def test_curves():
     assert [list(l.get_ydata()) for l in ax.lines[:1]] == [pytest.approx([.55, .65])] and list(ax.lines[0].get_xdata()) == [1, 2] and ax.lines[1].get_ydata()[0] == pytest.approx(.2)
     with pytest.raises(ValueError, match='keeps no history'): plot_curves(load_runs('levels-calm-0'))
     with pytest.raises(ValueError, match="column='knm'"): plot_curves(runs, 'knm')
+
+def test_claim_row():
+    a, b = [made(s, .7 + .01 * s) for s in range(3)], [made(s, .6) for s in range(3)]
+    row = claim_row('C6', 'a less b', a, b, 'knn')
+    assert row == dict(claim='C6', verdict='held', measured='a less b', difference='+.110 (+.085 to +.135)', seeds=3)
+    assert claim_row('C6', '', a, b, 'knn', higher=False)['verdict'] == 'did not hold' and claim_row('C6', '', a[:1], b[:1], 'knn')['difference'] == '+.100'
+    assert claim_row('C6', '', a, [], 'knn')['verdict'] == claim_row('C6', '', a, b, 'box')['verdict'] == 'no run stored yet'
 
 def test_seeds():
     groups = {'a': [made(s, .6 + .1 * s) for s in (0, 1)], 'empty': [], 'b': [made(2, .5)]}
