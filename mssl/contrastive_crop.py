@@ -322,7 +322,7 @@ def _culprits(self:ContrastiveCrop):
     random = [f'{name} ({kind})' for kind, name, f in there if name != 'Resize' and hasattr(f, 'p')]
     return f"Take out {', '.join(random) if random else 'what is random in the data set or its transforms'}: Views crops, flips and colours by itself. check=False goes on if only colours change"
 
-# %% ../nbs/07_contrastive_crop.ipynb #ae38c06d
+# %% ../nbs/07_contrastive_crop.ipynb #20659440
 def simccrop(**kwargs)->ContrastiveCrop: # arguments of `ContrastiveCrop` that differ
     "SimCCrop of the official code: the middle of every picture as its box, from the first epoch on"
     return ContrastiveCrop(**{**dict(boxes='fixed', alpha=.1, warmup=0.), **kwargs})

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MEASURES', 'few_labels', 'box_iou_of', 'by_size', 'shape_of']
 
-# %% ../nbs/measures.ipynb #18c3ba76
+# %% ../nbs/measures.ipynb #720f8eb3
+import warnings
 import torch
 from .correspondence import DAMAGES, damaged_of, miou_of, place_of, prediction_of, tail_of
 from .encoders import pool_features
@@ -25,13 +26,18 @@ def few_labels(share:float, # of every class
     def measure(learn): return few_label_probe(*labelled_features(learn), shares=(share,), draws=3)[0].mean
     return measure
 
-# %% ../nbs/measures.ipynb #0077160d
+# %% ../nbs/measures.ipynb #00f9c4f8
 def box_iou_of(learn): # mean intersection over union 0..1
     "How well a linear map from the features of all places finds the object's box"
-    sets = [ds[some_rows(len(ds), 2000) or slice(None)] for ds in (learn.dls.train_ds, learn.dls.valid_ds)]
-    if any(o.box is None for o in sets): raise ValueError('measure box: the pictures carry no boxes')
+    sets = [_with_box(ds[some_rows(len(ds), 2000) or slice(None)]) for ds in (learn.dls.train_ds, learn.dls.valid_ds)]
     h, h_test = (prepared(learn, o.image, lambda x: feature_map(_encoder(learn), x)) for o in sets)
     return box_probe(h, sets[0].box.cpu(), h_test, sets[1].box.cpu()).iou
+
+def _with_box(ds): # `Pictures` whose boxes are not empty; real sets hold a few that are
+    if ds.box is None: raise ValueError('measure box: the pictures carry no boxes')
+    there = (ds.box[:, 2:] > 0).all(1)
+    if not there.all(): warnings.warn(f'measure box: {int((~there).sum())} of {len(ds)} pictures have an empty box and are left out')
+    return ds[there]
 
 def by_size(large:bool, # objects above the median area of the validation pictures; False: the others
            ): # a measure

@@ -271,12 +271,13 @@ def run_table(runs, # of `load_runs`
     again = list(dict.fromkeys(rs[0].command + ('' if len(rs) == 1 or 'command' in rs[0] else f"  # seeds {', '.join(str(r.setting('seed')) for r in rs)}") for rs in groups.values()))
     return Table([['' if callable(rows) else rows, *columns, 'seeds'], *body], _facts(groups), again)
 
-# %% ../nbs/runs.ipynb #0489e3d8
+# %% ../nbs/runs.ipynb #7b962a7d
 def plot_curves(runs, # with a history: what `mssl_compare` and `as_run` store
                 column:str='knn', # of the history: train_loss, valid_loss, knn, spread, rank
                 by='method', # what makes a curve: a setting or a function of a run
                 references:dict=None, # name -> value, dashed; the mean of untrained when None and it was measured
                 alt:str=None, # alt text, None for first and last values
+               title:str=None, # `column` when None
                ): # a figure
     "A gauge over the epochs: the mean over seeds, and how far they reach"
     curves, reach = {}, {}
@@ -289,7 +290,7 @@ def plot_curves(runs, # with a history: what `mssl_compare` and `as_run` store
         curves[g] = (epochs, [sum(v) / len(v) for v in values])
         reach[g] = ([min(v) for v in values], [max(v) for v in values])
     if references is None: references = {'untrained': sum(r.value(f'untrained.{column}') for r in runs) / len(runs)} if all('untrained' in r['results'] and column in r['results']['untrained'] for r in runs) else {}
-    sheet = show_curves(curves, title=column, references=references, alt=alt)
+    sheet = show_curves(curves, title=title or column, references=references, alt=alt)
     for (g, (x, _)), line in zip(curves.items(), sheet.axes[0].lines): sheet.axes[0].fill_between(x, *reach[g], color=line.get_color(), alpha=.2, lw=0)
     return sheet
 

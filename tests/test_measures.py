@@ -136,6 +136,14 @@ def test_boxes_are_found_where_the_map_shows_them():
     assert seeing > .6 > .45 > blind > 0
     with pytest.raises(ValueError, match='measure box: the pictures carry no boxes'): box_iou_of(planted(None, train, Pictures(valid.image), maps=lambda x: x))
 
+def test_empty_boxes_are_left_out_and_said():
+    "As in Tiny ImageNet, where some boxes have no height"
+    train, valid = rectangles(400, 0), rectangles(100, 1)
+    learn = planted(None, train, valid, maps=lambda x: F.adaptive_avg_pool2d(x, 4))
+    whole = box_iou_of(learn)
+    valid.box[:50:10, 2] = 0.
+    with pytest.warns(UserWarning, match='5 of 100 pictures have an empty box'): assert abs(box_iou_of(learn) - whole) < .1
+
 def test_small_and_large_objects_are_told_apart():
     "Only large rectangles show their class; and the two halves make up the whole"
     def coloured(n, seed):
