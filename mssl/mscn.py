@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BRANCHES', 'LADDER', 'MaskedViews', 'masked_views']
 
-# %% ../nbs/06_mscn.ipynb #4f0e0194
+# %% ../nbs/06_mscn.ipynb #c49bc97b
 from inspect import signature
 from itertools import product
 import torch
@@ -18,7 +18,7 @@ from .masks import mixed_masks
 from .recipes import add_part, add_recipe, with_callback
 from .siamese import info_nce
 
-# %% ../nbs/06_mscn.ipynb #12a0b0c6
+# %% ../nbs/06_mscn.ipynb #8c1ff364
 BRANCHES = ('query', 'key', 'both') # the first view, the others, all
 
 class MaskedViews(Callback):
@@ -56,7 +56,7 @@ class MaskedViews(Callback):
         self.mixture, self.masks = dict(grid=grid, ratio=ratio, p_focal=p_focal, p_channel=p_channel, keep=keep), masks
         self.filter_first, self.same_view, self._gave, self._leaving = filter_first, same_view, False, []
 
-# %% ../nbs/06_mscn.ipynb #a7550a81
+# %% ../nbs/06_mscn.ipynb #df6af5d3
 @patch
 def _put_filter(self:MaskedViews):
     "The filter belongs to `Views`, so that every view, the evaluation and the saved encoder have it"
@@ -78,7 +78,7 @@ def before_fit(self:MaskedViews):
     v = self.learn.views
     v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
 
-# %% ../nbs/06_mscn.ipynb #fb3b03b3
+# %% ../nbs/06_mscn.ipynb #391e217e
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
@@ -131,7 +131,7 @@ def after_fit(self:MaskedViews):
     "Leave `Views` as it was"
     self.learn.views._for_callbacks()
 
-# %% ../nbs/06_mscn.ipynb #f9e52f63
+# %% ../nbs/06_mscn.ipynb #d6f029a3
 LADDER = { # each rung changes what the one before it left
     'naive':     dict(filter=False, p_focal=0., p_channel=0., fill='zero', branch='both', n=1),
     'high_pass': dict(filter=True),
@@ -153,5 +153,5 @@ def masked_views(rung:str='query', # a rung of LADDER
 
 add_part('masks', masked_views)
 
-# %% ../nbs/06_mscn.ipynb #5efdb0dc
+# %% ../nbs/06_mscn.ipynb #7566aeea
 add_recipe('mscn', with_callback(MaskedViews, info_nce), 'InfoNCE with a filter, and with masks on one of the two branches', 'Masked Siamese ConvNets, Jing et al. 2022; the settings are those of a re-implementation');
