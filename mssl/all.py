@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #46f9a014
+# %% ../nbs/all.ipynb #25b5e538
 from .core import *
 from .show import *
 from .scenes import *
@@ -33,6 +33,7 @@ from .crops_exercises import *
 from .mae import *
 from .siamese_im import *
 from .correspondence import *
+from .siamese_im_exercises import *
 from .measures import *
 from .toy import *
 from .runs import *

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILTERS', 'SmallStemResNet', 'resnet10_tiny', 'resnet18_small', 'resnet34_small', 'resnet50_small', 'vit_tiny_small',
-           'create_encoder', 'pool_features', 'feature_dim', 'PreparedEncoder', 'save_encoder', 'load_encoder']
+           'create_encoder', 'pool_features', 'feature_dim', 'PreparedEncoder', 'save_encoder', 'stored_folder',
+           'load_encoder']
 
 # %% ../nbs/02a_encoders.ipynb #88a8b774
 import importlib, importlib.resources, json
@@ -108,7 +109,7 @@ class PreparedEncoder(nn.Module):
 
     def forward(self, x): return pool_features(self.encoder(self.prepare(x)))
 
-# %% ../nbs/02a_encoders.ipynb #36aa6089
+# %% ../nbs/02a_encoders.ipynb #7f921def
 def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
                  path, # a folder; `encoder.safetensors` and `encoder.json` are written there
                  mean, # channel means that its pictures were normalised with
@@ -130,16 +131,21 @@ def save_encoder(encoder:nn.Module, # from `create_encoder`, or any module
     write_whole(path / 'encoder.json', lambda p: p.write_text(text))
     return path
 
+def stored_folder(path_or_name, # a folder that `save_encoder` wrote, or the name of an encoder that comes with the package
+                 )->Path: # the folder
+    "Where an encoder lies; a `ValueError` with the names there are"
+    path, stored = Path(path_or_name), Path(str(importlib.resources.files('mssl'))) / 'stored' / 'encoders'
+    if (path / 'encoder.json').is_file(): return path
+    names = sorted(p.name for p in stored.glob('*') if (p / 'encoder.json').is_file())
+    if str(path_or_name) not in names: raise ValueError(f"path_or_name={str(path_or_name)!r}: no encoder.json in such a folder; encoders in the package: {', '.join(names) or 'none'}")
+    return stored / str(path_or_name)
+
 def load_encoder(path_or_name, # a folder that `save_encoder` wrote, or the name of an encoder that comes with the package
                  encoder:nn.Module=None, # the bare module, needed when it was not a timm model
                  device=None, # where it is wanted
                 )->PreparedEncoder: # in eval mode; its `encoder` is the bare timm model
     "An encoder with its mean, deviation and filter in front"
-    path, stored = Path(path_or_name), Path(str(importlib.resources.files('mssl'))) / 'stored' / 'encoders'
-    if not (path / 'encoder.json').is_file():
-        names = sorted(p.name for p in stored.glob('*') if (p / 'encoder.json').is_file())
-        if str(path_or_name) not in names: raise ValueError(f"path_or_name={str(path_or_name)!r}: no encoder.json in such a folder; encoders in the package: {', '.join(names) or 'none'}")
-        path = stored / str(path_or_name)
+    path = stored_folder(path_or_name)
     info = json.loads((path / 'encoder.json').read_text())
     if encoder is None:
         if info['arch'] is None: raise ValueError('encoder: this one was no timm model, pass the bare module')

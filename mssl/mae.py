@@ -208,7 +208,7 @@ class MaskedAutoencoder(nn.Module):
         self.pixels = nn.Linear(width, ph * pw * channels)
         for m in (self.narrow, self.decoder, self.pixels): xavier(m)
 
-# %% ../nbs/08_masked_autoencoder.ipynb #ca36457a
+# %% ../nbs/08_masked_autoencoder.ipynb #9bc5a199
 @patch
 def decode(self:MaskedAutoencoder,
            tokens:torch.Tensor, # of the visible patches [B,prefix+n,D]
@@ -236,7 +236,9 @@ def forward(self:MaskedAutoencoder,
             mask, # bool [B,L], True = hidden
            ): # (painted [B,L,h*w*C], true, mask)
     "Encode what is visible, paint what is hidden"
-    return self.decode(encode_visible(self.encoder, x, mask), mask, patch_grid(self.encoder, x)), self.true_patches(x)[0], mask
+    tokens, grid = encode_visible(self.encoder, x, mask), patch_grid(self.encoder, x)
+    if tokens.shape[1] == self.encoder.num_prefix_tokens + grid[0] * grid[1]: raise ValueError('mask: nothing is hidden, so nothing is to be painted; a ratio above 0 is needed')
+    return self.decode(tokens, mask, grid), self.true_patches(x)[0], mask
 
 @patch
 @torch.no_grad()
@@ -246,7 +248,7 @@ def paint(self:MaskedAutoencoder,
          )->torch.Tensor: # [B,C,h,w]: visible patches as they are, the others painted
     "What the model believes to be behind the mask; a model that paints in units of the patch is told its mean and deviation"
     mask = mask.flatten(1)
-    painted, (_, mean, std) = self(x, mask)[0], self.true_patches(x)
+    painted, (_, mean, std) = self.decode(encode_visible(self.encoder, x, mask), mask, patch_grid(self.encoder, x)), self.true_patches(x)
     p = torch.where(mask[..., None], painted * std + mean, patchify(x.to(std), self.patch))
     return unpatchify(p, self.patch, patch_grid(self.encoder, x))
 

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'where_is', 'relative_position', 'dense_unigrad', 'TokenBatchNorm', 'transformer', 'Branch', 'SiameseIM',
-           'Geometry', 'unigrad_loss', 'UniGrad', 'siamese_im_learner', 'sincos_position']
+           'Geometry', 'unigrad_loss', 'UniGrad', 'siamese_im_learner', 'save_siamese_im', 'load_siamese_im',
+           'sincos_position']
 
-# %% ../nbs/09_siamese_im.ipynb #12dc8104
-import torch, torch.nn.functional as F
+# %% ../nbs/09_siamese_im.ipynb #f92298c0
+import json, torch, torch.nn.functional as F
 from functools import partial
+from pathlib import Path
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
-from . import teacher
+from . import encoders, teacher
 from .core import as_size, check_number
 from .mae import HidePatches, drop_tokens, encode_visible, fit_size, patch_grid, sincos_position, vit_encoder, waves, xavier
 from .processes import process_count, sum_over_processes
@@ -127,7 +130,7 @@ class Branch(nn.Module):
     def forward(self, x, mask=None): return self.projector(encode_visible(self.encoder, x, mask)) # [B,prefix+n,width]
     def embed(self, x): return self(x)[:, self.encoder.num_prefix_tokens:].mean(1) # one vector a picture
 
-# %% ../nbs/09_siamese_im.ipynb #279f2b2b
+# %% ../nbs/09_siamese_im.ipynb #3191a610
 class SiameseIM(nn.Module):
     "From the visible patches of view 1, predict what the teacher says about every patch of view 2; makes (prediction, target), [B,L,width] each"
     def __init__(self,
@@ -146,6 +149,7 @@ class SiameseIM(nn.Module):
         width = check_number('width', width if width is not None else vit.embed_dim, 4, integer=True)
         if width % 4: raise ValueError(f'width={width}: a multiple of 4 is needed for the waves of positions')
         depths = [check_number(name, d if d is not None else max(1, round(len(vit.blocks) / part)), 1, integer=True) for name, d, part in (('projector_depth', projector_depth, 6), ('predictor_depth', predictor_depth, 3))]
+        self.settings = dict(width=width, projector_depth=depths[0], predictor_depth=depths[1], heads=heads, norm=norm) # for `load_siamese_im`
         self.student, self.width, self.scale = Branch(vit, width, depths[0], heads, norm), width, True
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * .02)
         self.place = xavier(nn.Linear(2 * width, width))
@@ -263,3 +267,26 @@ def siamese_im_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
     return siamese_learner(dls, model, partial(unigrad_loss, weight=weight), cbs=cbs, size=size, augment=augment, **kwargs)
 
 add_recipe('siamese_im', siamese_im_learner, "from visible patches of one view, predict the teacher's features of every place of another", 'Siamese Image Modeling, Tao et al. 2023, section 3', arch='vit_tiny_small', lr=1e-3);
+
+# %% ../nbs/09_siamese_im.ipynb #8a847836
+def save_siamese_im(learn:Learner, # with a `SiameseIM`
+                    path, # a folder
+                    **info, # anything worth knowing, stored in encoder.json
+                   )->Path: # the folder
+    "The encoder as `save_encoder` stores it, and beside it projector, predictor and teacher in half precision"
+    model, path = getattr(learn.model, 'module', learn.model), Path(learn.save_encoder(path, **{'half': True, **info}))
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items() if not k.startswith('student.encoder.')}
+    save_file({k: v.cpu().contiguous() for k, v in state.items()}, path / 'siamese_im.safetensors')
+    (path / 'siamese_im.json').write_text(json.dumps(model.settings))
+    return path
+
+def load_siamese_im(path_or_name, # a folder that `save_siamese_im` wrote, or a name in the package
+                    device=None, # where it is wanted
+                   )->tuple: # (`SiameseIM` in eval mode, function: pictures [n,C,H,W] -> what it gets)
+    "The whole model as it was saved"
+    front = encoders.load_encoder(path_or_name, device=device)
+    path = encoders.stored_folder(path_or_name)
+    if not (path / 'siamese_im.json').is_file(): raise ValueError(f'path_or_name={str(path_or_name)!r}: an encoder without its predictor; `save_siamese_im` stores both')
+    model = SiameseIM(front.encoder, **json.loads((path / 'siamese_im.json').read_text())).to(device or 'cpu')
+    model.load_state_dict({**model.state_dict(), **load_file(path / 'siamese_im.safetensors')})
+    return model.eval(), front.prepare

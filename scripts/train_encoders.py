@@ -1,6 +1,6 @@
 """Train the small encoders that come with the package, and store each with its run.
 
-    python scripts/train_encoders.py [convnet high_pass vit] [--folder mssl/stored]
+    python scripts/train_encoders.py [convnet high_pass vit siamese_im] [--folder mssl/stored]
 
 Each sees the embedded pictures only (`scenes`, level calm, 10,000 of them) without labels, and is kept in half precision,
 below 2 MB. The runs' settings, minutes and results lie beside them in `stored/runs/encoder-NAME.json`.
@@ -14,6 +14,7 @@ from mssl.data import image_dls
 from mssl.edges import HighPass
 from mssl.recipes import recipe_learner
 from mssl.runs import code_version, save_run
+from mssl.siamese_im import save_siamese_im
 from mssl.train import device_name, measure
 from mssl.views import Views
 
@@ -23,6 +24,7 @@ ENCODERS = dict(
     convnet=dict(**CONVNET, epochs=10, lr=3e-3),
     high_pass=dict(**CONVNET, epochs=10, lr=3e-3, filter=True),
     vit=dict(**VIT, epochs=20, lr=1e-3),
+    siamese_im=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='siamese_im', epochs=20, lr=1e-3),
 )
 SHARED = dict(data='scenes', method='info_nce', augment='scenes', size=32, bs=64, seed=0)
 
@@ -39,7 +41,8 @@ def train(name, folder, n=None, epochs=None):
     results, started = dict(untrained=measure(learn)), time.perf_counter()
     learn.fit_one_cycle(settings['epochs'], own['lr'])
     minutes, results['encoder'] = (time.perf_counter() - started) / 60, measure(learn)
-    learn.save_encoder(folder / 'encoders' / f'scenes_{name}', half=True, data='scenes, calm', method=settings['method'], epochs=settings['epochs'])
+    save = save_siamese_im if settings['method'] == 'siamese_im' else type(learn).save_encoder
+    save(learn, folder / 'encoders' / f'scenes_{name}', half=True, data='scenes, calm', method=settings['method'], epochs=settings['epochs'])
     run = dict(settings=settings, results=results, minutes=round(minutes, 2), device=device_name(torch.device(dls.device)),
                data=dict(train=len(dls.train_ds), valid=len(dls.valid_ds)), commit=code_version(), command=f'python scripts/train_encoders.py {name}', versions=dict(torch=torch.__version__, python=platform.python_version()))
     save_run(run, f'encoder-{name}', folder / 'runs', overwrite=True)

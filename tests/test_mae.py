@@ -127,6 +127,14 @@ def test_only_hidden_patches_count():
     with pytest.raises(ValueError, match='painted, true, mask'): mae_loss(p, t, mask[:2])
 
 
+def test_nothing_hidden_is_nothing_to_paint():
+    model, x = MaskedAutoencoder('vit_tiny_patch16_224', **SMALL).eval(), torch.randn(2, 3, 32, 32)
+    none = torch.zeros(2, 16, dtype=torch.bool)
+    with pytest.raises(ValueError, match='nothing is hidden'): model(x, none)
+    assert (model.paint(x, none) - x).abs().max() < 1e-6
+    with pytest.raises(ValueError, match='nothing is hidden'): quiet_fit(mae_learner(small_dls(), ratio=0.))
+
+
 @pytest.mark.parametrize('normalise', [True, False])
 def test_painting_leaves_what_is_seen(normalise):
     model, x, mask = MaskedAutoencoder('vit_tiny_patch16_224', normalise=normalise, **SMALL).eval(), torch.randn(3, 3, 32, 32), patch_mask(3, 4, .75)

@@ -5,9 +5,10 @@ from fastai.data.core import DataLoaders
 from hypothesis import given, strategies as st
 
 from mssl.data import Pictures, ResidentLoader
+from mssl.encoders import load_encoder
 from mssl.mae import HidePatches, patch_mask
 from mssl.scenes import scenes
-from mssl.siamese_im import (Geometry, SiameseIM, TokenBatchNorm, UniGrad, dense_unigrad, momentum_at, relative_position, siamese_im_learner,
+from mssl.siamese_im import (Geometry, SiameseIM, TokenBatchNorm, UniGrad, dense_unigrad, momentum_at, load_siamese_im, relative_position, save_siamese_im, siamese_im_learner,
                              sincos_position, unigrad_loss, where_is)
 from mssl.views import Views, crop_and_flip, random_boxes
 
@@ -316,3 +317,20 @@ def test_views_of_another_size_are_refused():
     with pytest.raises(ValueError, match='32x32.*48x48'): quiet_fit(siamese_im_learner(small_dls(size=48), ARCH, 48, model_kwargs=SMALL))
     with pytest.raises(ValueError, match='vision transformer'): siamese_im_learner(small_dls(), 'resnet18', 32)
     with pytest.raises(ValueError, match='norm'): SiameseIM(ARCH, norm='group', **SMALL)
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(norm='layer', width=48, predictor_depth=2)])
+def test_saved_and_loaded_as_a_whole(kwargs, tmp_path):
+    "Encoder, projector, predictor and teacher come back; the encoder alone is a plain one"
+    learn = siamese_im_learner(small_dls(), ARCH, 32, model_kwargs={**SMALL, **kwargs})
+    quiet_fit(learn)
+    model, prepare = load_siamese_im(save_siamese_im(learn, tmp_path / 'mine', data='here'))
+    before = learn.model.eval()
+    x, where = torch.randn(4, 3, 32, 32), (random_boxes(4), torch.rand(4) < .5, random_boxes(4), torch.rand(4) < .5)
+    mask = patch_mask(4, before.encoder.patch_embed.grid_size, .5).flatten(1)
+    assert not model.training and (model.predict(x, *where, mask) - before.predict(x, *where, mask)).abs().max() < .05, 'half precision on disk'
+    assert (model.target(x) - before.target(x)).abs().max() < .05
+    assert load_encoder(tmp_path / 'mine').info['data'] == 'here' and prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3, 32, 32)
+    learn.save_encoder(tmp_path / 'alone')
+    with pytest.raises(ValueError, match='without its predictor'): load_siamese_im(tmp_path / 'alone')
+    with pytest.raises(ValueError, match='path_or_name'): load_siamese_im('no_such')

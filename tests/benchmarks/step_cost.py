@@ -4,14 +4,15 @@
 
 Milliseconds of a step per picture, and the share of: data and views, the forward pass of each part of the model (the teacher's is one part), the loss,
 the backward pass, and the optimizer's step with everything else. The median over the steps, after five that are not counted."""
-import argparse, statistics, sys, time
+import argparse, re, statistics, sys, time
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from mssl.compare import parse_arms
 from mssl.data import image_dls
 from mssl.recipes import RECIPES, make_parts, recipe_learner
-from mssl.train import make_filter, pick_precision, quiet, set_precision
+from mssl.runs import save_run
+from mssl.train import device_name, make_filter, pick_precision, quiet, set_precision
 sys.path.append(str(Path(__file__).parent))
 from views_speed import machine
 
@@ -72,6 +73,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('arms', nargs='+', help='recipes, with settings as for mssl_compare')
     for name, value, text in (('size', 32, 'pixels of the views'), ('batch', 64, 'pictures'), ('steps', 15, 'that count'), ('threads', 2, "torch's")): parser.add_argument(f'--{name}', type=int, default=value, help=text)
+    parser.add_argument('--save', default='', help='a folder for one JSON an arm, such as mssl/stored/measured')
     parser.add_argument('--device', default='cpu'), parser.add_argument('--precision', default='fp32')
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -83,5 +85,9 @@ def main(argv=None):
         total = sum(v for k, v in s.items() if not k.startswith(' '))
         print(f'{arm.name}: {1000 * total / args.batch:.2f} ms a picture, {args.batch / total:,.0f} pictures a second')
         for k, v in s.items(): print(f'  {k:24} {v / total:6.1%}')
+        if args.save:
+            name = re.sub(r'[^\w.+=-]+', '_', f'step-{arm.name}')
+            save_run(dict(settings=dict(data='scenes', method=arm.settings.method, epochs=0, bs=args.batch, size=args.size, seed=0, precision=args.precision), results=dict(milliseconds={k.strip(): round(1000 * v / args.batch, 4) for k, v in s.items()}),
+                          command=f"python tests/benchmarks/step_cost.py {arm.name} --size {args.size} --batch {args.batch} --precision {args.precision} --save {args.save}", minutes=0., device=device_name(torch.device(args.device))), name, args.save, overwrite=True)
 
 if __name__ == '__main__': main()
