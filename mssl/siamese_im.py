@@ -217,15 +217,16 @@ class Geometry(Callback):
 
 add_part('geometry', Geometry)
 
-# %% ../nbs/09_siamese_im.ipynb #8430997d
+# %% ../nbs/09_siamese_im.ipynb #f6c6bc36
 def unigrad_loss(pred:torch.Tensor, # [B,L,D]
                  target:torch.Tensor, # [B,L,D]
                  dense:float=1., # weight of the loss over patches
                  whole:float=0., # weight of the loss over pictures, each the mean of its patches
-                 weight:float=.02, # lambda in both
+                 weight:float=None, # lambda in both; None: 15.36 / D, which is the paper's .02 at its D = 768
                 )->torch.Tensor: # scalar
     "`dense_unigrad` over patches, over pictures, or both"
     check_number('dense', dense, 0), check_number('whole', whole, 0)
+    if weight is None: weight = .02 * 768 / pred.shape[-1]
     loss = 0.
     if dense: loss = loss + dense * dense_unigrad(pred, target, weight)
     if whole: loss = loss + whole * dense_unigrad(pred.float().mean(1) if pred.dtype != torch.float64 else pred.mean(1), F.layer_norm(target, target.shape[-1:]).mean(1), weight)
@@ -237,7 +238,7 @@ class UniGrad(Callback):
     def __init__(self,
                  dense:float=1., # weight of the loss over patches
                  whole:float=0., # weight of the loss over pictures
-                 weight:float=.02, # lambda in both
+                 weight:float=None, # lambda in both; None: 15.36 / D
                 ):
         unigrad_loss(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), dense, whole, weight) # refuses what does not fit
         self.loss = partial(unigrad_loss, dense=dense, whole=whole, weight=weight)
@@ -246,7 +247,7 @@ class UniGrad(Callback):
 
 add_part('unigrad', UniGrad)
 
-# %% ../nbs/09_siamese_im.ipynb #6fb10ba8
+# %% ../nbs/09_siamese_im.ipynb #f27f2a4b
 def siamese_im_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                        arch='vit_tiny_small', # a timm name of a vision transformer, a module, or a whole `SiameseIM`
                        size=None, # pixels of the views; the pictures' own when None
@@ -254,7 +255,7 @@ def siamese_im_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                        ratio:float=.6, # hidden share of view 1 (118 of 196 patches in the official recipe)
                        kind:str='block', # 'block' or 'random' masks
                        momentum:float=.995, # of the teacher at the start, rising to 1
-                       weight:float=.02, # lambda of the loss
+                       weight:float=None, # lambda of the loss; None: 15.36 / width, the paper's .02 at its width of 768
                        cbs=None, # further callbacks; `Views`, `Geometry`, `HidePatches`, `FollowStudent` among them replace the default ones
                        model_kwargs:dict=None, # for `SiameseIM`: width, norm, freeze_patches, img_size, ...
                        **kwargs, # for `siamese_learner`: filter, lr, wd, opt_func, path, ...

@@ -162,6 +162,16 @@ def test_collapse_values():
     assert abs(best(torch.randn(5000, 96, dtype=torch.float64)).item() - weight / (1 + weight)) < 1e-3
 
 
+def test_collapse_costs_the_same_at_every_width():
+    "Without a weight lambda D is the paper's, .02 * 768"
+    for D in (96, 384, 768):
+        z = torch.randn(1, D, dtype=torch.float64).expand(30, -1)
+        n = F.layer_norm(z, (D,))
+        p = n / (1 + .02 * 768) # (1 + lambda C) p = z, where C z = D z
+        assert abs(unigrad_loss(p[None], z[None]).item() - 15.36 / 16.36) < 1e-3
+    p, z = torch.randn(2, 1, 40, 768, dtype=torch.float64).unbind()
+    assert torch.equal(unigrad_loss(p, z), dense_unigrad(p, z)) and not torch.equal(unigrad_loss(p[..., :96], z[..., :96]), dense_unigrad(p[..., :96], z[..., :96]))
+
 def test_negative_term_is_the_mean_squared_product():
     p, z = torch.randn(9, 8, dtype=torch.float64), torch.randn(9, 8, dtype=torch.float64)
     n = F.layer_norm(z, (8,))
@@ -195,7 +205,7 @@ def test_loss_in_half_precision_and_bad_input():
 def test_loss_over_pictures():
     p, z = torch.randn(6, 5, 16, dtype=torch.float64), torch.randn(6, 5, 16, dtype=torch.float64)
     whole = dense_unigrad(p.mean(1), F.layer_norm(z, (16,)).mean(1))
-    assert torch.allclose(unigrad_loss(p, z, 2., 3.), 2 * dense_unigrad(p, z) + 3 * whole)
+    assert torch.allclose(unigrad_loss(p, z, 2., 3., .02), 2 * dense_unigrad(p, z) + 3 * whole)
     with pytest.raises(ValueError, match='dense=0, whole=0'): UniGrad(0, 0)
 
 
