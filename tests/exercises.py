@@ -1,6 +1,7 @@
 "What the tests of every exercise notebook share."
 import importlib.util, inspect, json, re
 from pathlib import Path
+import torch
 
 root = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,42 @@ def assert_refused(check, fn, others, reason):
     assert verdict.word == 'not yet' and not verdict and re.search(reason, verdict.reason), verdict
     assert verdict.pictures and all(p.shape[0] == 3 and p.ndim == 3 and 0 <= p.min() and p.max() <= 1 for p in verdict.pictures.values())
     assert check(fn, **others[0]).word == 'not yet', others[0]
+
+def _docstring_only(*args): "To do"
+def _raises(*args): raise NotImplementedError('write me')
+
+def assert_hole_is_not_solved(check):
+    "Whatever a student leaves in a hole: not solved yet, what is wanted is shown, and a forgotten `return` is named"
+    for hole in (_docstring_only, _raises, lambda *args: ..., lambda *args: None, None, ...):
+        verdict = check(hole)
+        assert str(verdict).startswith('not solved yet: wanted is ') and not verdict.right and not verdict.solved
+        assert verdict.pictures and 'yours' not in ' '.join(verdict.pictures)
+    def forgot(*args): args = 1
+    assert '`return` missing' in check(forgot).reason and not check(forgot).solved
+
+def assert_error_is_a_verdict(check):
+    "An error is told in one line that names the student's own line; what is no function is refused"
+    def broken(*args):
+        half = args[0]
+        return torch.ones(1, 2, 3, 4, 'five')
+    said = check(broken).reason
+    assert re.search(r"your function stopped with TypeError: .*, in its line `return torch.ones\(1, 2, 3, 4, 'five'\)`$", said) and '\n' not in said and 'Traceback' not in said
+    assert 'required positional' in check(lambda a, b, c, d, e, f, g, h: a).reason
+    assert 'without brackets' in check(torch.zeros(2)).reason and 'the check needs your function itself' in check(3).reason
+
+def assert_repeats(check, fn):
+    "The same verdict and pictures twice, and torch's random numbers are left alone"
+    state = torch.get_rng_state()
+    a, b = check(fn), check(fn)
+    assert torch.equal(state, torch.get_rng_state()) and str(a) == str(b)
+    assert all(torch.equal(p, q) for p, q in zip(a.pictures.values(), b.pictures.values()))
+
+def assert_questions(notebook, n, hints=0):
+    "`n` numbered questions with a hidden answer each, and so many hidden hints"
+    source = text_of(notebook)
+    assert re.findall(r'(?m)^\*\*(\d+)\.\*\* ', source) == [str(k + 1) for k in range(n)]
+    assert source.count('<summary>Answer</summary>') == n and source.count('<summary>Hint</summary>') == hints
+    assert source.count('<details>') == source.count('</details>') == n + hints
 
 def assert_holes_and_no_solution(notebook, right):
     "Every exercise is a hole whose check says so, and no solution stands in the notebook"
