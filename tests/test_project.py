@@ -148,6 +148,18 @@ def test_no_cell_needs_nbdev_and_none_ended_in_an_error(path):
         assert not any(o['output_type'] == 'error' for o in cell['outputs']), source
     assert path.stat().st_size < 2e6
 
+TABLES = {'run_table', 'DataFrame', 'claim_row'}
+
+@pytest.mark.parametrize('path', project.notebooks(), ids=stem)
+def test_figures_and_tables_are_saved_with_the_notebook(path):
+    "A cell that was changed and not run again has lost its output, and the page its figure"
+    for kind, source, cell in cells(path):
+        if kind != 'code' or 'eval: false' in source or re.match(r'\s*[%!]', source): continue
+        last = (ast.parse(source).body or [None])[-1]
+        shown = last.value if isinstance(last, ast.Expr) else None
+        table = isinstance(shown, (ast.Name, ast.Tuple, ast.JoinedStr)) or isinstance(shown, ast.Call) and TABLES & {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(shown) if isinstance(n, (ast.Name, ast.Attribute))}
+        if table or '#| fig-alt' in source: assert cell['outputs'], f'no output is saved: {source}'
+
 def test_run_notebooks_tells_the_failing_cell(tmp_path):
     cell = lambda source: dict(cell_type='code', execution_count=None, id=f'c{abs(hash(source))%10**6}', metadata={}, outputs=[], source=source)
     def save(name, *sources):
