@@ -17,7 +17,7 @@ from .gauges import Gauge, some_rows
 from .recipes import add_part
 from .views import box_iou
 
-# %% ../nbs/07a_heatmaps.ipynb #2e19cf13
+# %% ../nbs/07a_heatmaps.ipynb #a492582c
 FLAT = 1e-4 # a map whose values differ by less than this share of the largest says nothing
 
 def coarse_heatmap(features:torch.Tensor, # maps [n,D,h,w] of the encoder's last stage, after its ReLU
@@ -34,8 +34,10 @@ def heatmap(features:torch.Tensor, # maps [n,D,h,w] of the encoder's last stage,
             size, # (height, width) of the picture, or an int
            )->torch.Tensor: # [n,H,W], 0..1; 0 everywhere where a map is flat or not finite
     "`coarse_heatmap`, enlarged to the picture's size (section 3.2; official `update_box`)"
-    m = coarse_heatmap(features)
-    return F.interpolate(m[:, None], as_size(size), mode='bilinear', align_corners=False)[:, 0] if len(m) else m.new_zeros(0, *as_size(size))
+    return _enlarged(coarse_heatmap(features), as_size(size))
+
+def _enlarged(m, size): # maps [n,h,w] -> [n,*size]
+    return F.interpolate(m[:, None], size, mode='bilinear', align_corners=False)[:, 0] if len(m) else m.new_zeros(0, *size)
 
 # %% ../nbs/07a_heatmaps.ipynb #dd0f4a34
 def _span(hot): # bool [n,size] -> where the first one is, and how far it is to behind the last one, as fractions
@@ -97,7 +99,7 @@ def stage_features(encoder:nn.Module, # a timm ConvNet or ViT, or a module that 
     if h.ndim not in (3, 4): raise ValueError(f'encoder: a map [n,D,h,w] is needed to look where it looks, got {list(h.shape)}; layer= names a part of it that makes one')
     return as_map(h, encoder, x), h.ndim == 3
 
-# %% ../nbs/07a_heatmaps.ipynb #921d1b74
+# %% ../nbs/07a_heatmaps.ipynb #d3ed758b
 HEATS = ('sum', 'deviation') # how a map becomes heat
 
 class Found(NamedTuple):
@@ -110,7 +112,7 @@ class Found(NamedTuple):
     @property
     def heat(self)->torch.Tensor: # [n,H,W], 0..1
         "The map, as large as the pictures"
-        return F.interpolate(self.coarse[:, None], self.size, mode='bilinear', align_corners=False)[:, 0]
+        return _enlarged(self.coarse, self.size)
 
 def find_boxes(encoder:nn.Module, # a timm ConvNet or ViT, or a module that makes a map
                x:torch.Tensor, # whole pictures as the encoder gets them [n,C,H,W]: normalised, filtered

@@ -24,7 +24,6 @@ PLAIN = Augment(jitter_p=0., grey=0.)
 def boxes(box, n): return torch.tensor([box]).expand(n, 4)
 def centre(box): return box[:, :2] + box[:, 2:] / 2
 
-
 # --- the official code's values
 
 @pytest.fixture(scope='module')
@@ -51,7 +50,6 @@ def test_overlap_of_two_views():
     for box, alpha, wanted in ((FULL, .1, .423), (FULL, .6, .480), (FULL, 1., .508), (CENTRE, .1, .426)):
         a, b = (center_suppressed_boxes(boxes(box, 400_000), alpha) for _ in range(2))
         assert abs(box_iou(a, b).mean().item() - wanted) < .006, (box, alpha)
-
 
 # --- heat and boxes
 
@@ -93,7 +91,6 @@ def test_each_picture_for_itself():
     assert heatmap(h[:0], 8).shape == (0, 8, 8) and heatmap_box(torch.rand(0, 8, 8)).shape == (0, 4) and center_suppressed_boxes(torch.rand(0, 4)).shape == (0, 4)
     for f in (heatmap, heatmap_box, place_crops, center_suppressed_boxes, symmetric_beta): assert not re.search(r'^\s*for ', inspect.getsource(f), re.M), 'no loop over pictures'
 
-
 @pytest.mark.parametrize('cells,size', [((7, 7), 224), ((4, 4), 32), ((7, 5), (100, 64)), ((1, 3), 17), ((8, 8), 8), ((9, 9), (5, 4))])
 def test_the_box_without_the_large_map(cells, size):
     "The same box as of the enlarged map: of every line between two cells only the ends can be the highest"
@@ -105,8 +102,6 @@ def test_the_box_without_the_large_map(cells, size):
     assert (coarse_heatmap_box(coarse, size)[:2] == torch.tensor(FULL)).all()
     single = coarse_heatmap_box(coarse.float(), size, .5), heatmap_box(whole.float(), .5)
     assert (single[0] - single[1]).abs().max(1).values.gt(1e-6).float().mean() < .01, 'float32: rounding alone'
-
-
 
 # --- centres
 
@@ -162,7 +157,6 @@ def test_random_crops_lose_small_objects_and_true_boxes_keep_them():
     rate = {name: missed(of) for name, of in dict(random=lambda: random_boxes(len(box)), truth=lambda: center_suppressed_boxes(box), suppressed=lambda: center_suppressed_boxes(boxes(FULL, len(box)), .1)).items()}
     assert rate['random'] > .1 and rate['truth'] < .2 * rate['random'] and rate['suppressed'] > rate['random'], rate
 
-
 # --- refused
 
 @pytest.mark.parametrize('call, said', [
@@ -177,7 +171,6 @@ def test_random_crops_lose_small_objects_and_true_boxes_keep_them():
     (lambda: make_parts('crops/alpha:0'), 'alpha'), (lambda: make_parts('crops/tresh:.3'), 'threshold')])
 def test_what_is_refused(call, said):
     with pytest.raises(ValueError, match=said): call()
-
 
 # --- encoders
 
@@ -202,7 +195,6 @@ def test_trained_maps_find_the_object():
     whole = box_iou(boxes(FULL, 150), s.box).mean()
     assert box_iou(find_boxes(vit.encoder, vit.prepare(small), .7).box, s.box).mean() > .6 > 2 * whole
     assert box_iou(find_boxes(convnet.encoder, convnet.prepare(s.image), .4, 'layer3').box, s.box).mean() > .6
-
 
 # --- in a Learner: which picture is which
 
@@ -358,7 +350,6 @@ def test_stopped_and_resumed_is_uninterrupted(parts, tmp_path):
     assert whole['results'] == resumed['results'] and whole['history'][-1]['box_area'] == resumed['history'][-1]['box_area'] < 1
     assert all(math.isfinite(h[k]) for h in whole['history'] for k in ('box_area', 'whole_boxes', 'flat_maps')), 'a run with nan cannot be stored'
 
-
 # --- where boxes come from
 
 def test_true_boxes_fixed_boxes_and_a_tensor():
@@ -384,7 +375,6 @@ def test_gauges_of_the_boxes_and_of_the_map():
     rows = [dict(zip(learn.recorder.metric_names[1:], v)) for v in learn.recorder.values]
     assert [r['box_area'] for r in rows] == [1., pytest.approx(small_dls().train_ds.box[:, 2:].prod(1).mean().item(), rel=1e-4)]
     assert [r['whole_boxes'] for r in rows] == [1., 0.] and all(0 < r['map_iou'] < 1 and 0 < r['map_area'] <= 1 for r in rows)
-
 
 # --- fallback and warnings
 
@@ -424,7 +414,6 @@ def test_one_epoch_is_all_warm_up():
     assert any('all warm-up' in o for o in fit_warned(learn)) and not learn.model.crop_boxes.state.any()
     assert not fit_warned(spot_learner(resident(), warmup=1.)), 'asked for: the run without it'
 
-
 # --- random transforms
 
 @pytest.fixture(scope='module')
@@ -453,7 +442,6 @@ def test_five_lines_over_an_unlabelled_folder(oblong, tmp_path):
     assert (find_boxes(learn.model.encoder, x, .5).box - learn.model.crop_boxes.box[:4]).abs().max() < .1
     learn.save_encoder(tmp_path / 'mine')
     assert load_encoder(tmp_path / 'mine')(x.clamp(0, 1)).isfinite().all() and not any('crop' in k for k in load_encoder(tmp_path / 'mine').state_dict())
-
 
 # --- two processes
 
