@@ -35,12 +35,13 @@ def assert_refused(check, fn, others, reason):
 def _docstring_only(*args): "To do"
 def _raises(*args): raise NotImplementedError('write me')
 
-def assert_hole_is_not_solved(check):
+def assert_hole_is_not_solved(check, shown='expected'): # shown: stands in the titles of the pictures
     "Whatever a student leaves in a hole: not solved yet, what is wanted is shown, and a forgotten `return` is named"
     for hole in (_docstring_only, _raises, lambda *args: ..., lambda *args: None, None, ...):
         verdict = check(hole)
         assert str(verdict).startswith('not solved yet: wanted is ') and not verdict.right and not verdict.solved
-        assert verdict.pictures and 'yours' not in ' '.join(verdict.pictures)
+        titles = ' '.join(verdict.pictures)
+        assert shown in titles and 'yours' not in titles
     def forgot(*args): args = 1
     assert '`return` missing' in check(forgot).reason and not check(forgot).solved
 
