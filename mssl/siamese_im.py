@@ -91,14 +91,14 @@ def dense_unigrad(pred:torch.Tensor, # predictions [...,D]; all but the last axi
         near, spread = sum_over_processes(terms) / process_count()
         return (near + weight * spread) / D
 
-# %% ../nbs/09_siamese_im.ipynb #5191bb4b
+# %% ../nbs/09_siamese_im.ipynb #7003f36d
 def momentum_at(t:float, # share of the training that is done, 0 to 1
                 start:float=.995, # momentum at the start
                )->float:
     "`teacher.momentum_at` with SiameseIM's start"
     return teacher.momentum_at(t, start)
 
-# %% ../nbs/09_siamese_im.ipynb #29f4790a
+# %% ../nbs/09_siamese_im.ipynb #0cd9d1f9
 class TokenBatchNorm(nn.Module):
     "Batch norm of tokens [B,L,D]: statistics over pictures and all their tokens, in float32 (SiameseIM, models_sim.py)"
     def __init__(self, dim:int, **kwargs): # timm says device and dtype
@@ -130,7 +130,7 @@ class Branch(nn.Module):
     def forward(self, x, mask=None): return self.projector(encode_visible(self.encoder, x, mask)) # [B,prefix+n,width]
     def embed(self, x): return self(x)[:, self.encoder.num_prefix_tokens:].mean(1) # one vector a picture
 
-# %% ../nbs/09_siamese_im.ipynb #3191a610
+# %% ../nbs/09_siamese_im.ipynb #70f98aaf
 class SiameseIM(nn.Module):
     "From the visible patches of view 1, predict what the teacher says about every patch of view 2; makes (prediction, target), [B,L,width] each"
     def __init__(self,
@@ -162,7 +162,7 @@ class SiameseIM(nn.Module):
     def embed(self, x): return self.student.embed(x)
     def follow(self, momentum): self.teacher.follow(self.student, momentum)
 
-# %% ../nbs/09_siamese_im.ipynb #6b10d853
+# %% ../nbs/09_siamese_im.ipynb #83568628
 @patch
 def predict(self:SiameseIM,
             view1:torch.Tensor, # [B,C,h,w]
