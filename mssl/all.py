@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #25b5e538
+# %% ../nbs/all.ipynb #e2957028
 from .core import *
 from .show import *
 from .scenes import *
+from .caption_files import *
 from .data import *
 from .colour import *
 from .views import *
@@ -34,6 +35,9 @@ from .mae import *
 from .siamese_im import *
 from .correspondence import *
 from .siamese_im_exercises import *
+from .words import *
+from .captions import *
+from .text import *
 from .measures import *
 from .toy import *
 from .runs import *

@@ -6,7 +6,7 @@
 __all__ = ['ENDINGS', 'TINIEST', 'SPLITS', 'Pictures', 'to_rgb', 'fit_box', 'decode', 'load_folder', 'load_parquet',
            'ResidentLoader', 'split_pictures', 'load_pictures', 'image_dls']
 
-# %% ../nbs/00_data.ipynb #601e1f26
+# %% ../nbs/00_data.ipynb #9cec5c98
 import io, json, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,24 +17,26 @@ from pyarrow import parquet
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from .core import check_number, check_choice, check_images, as_size
-from .scenes import scenes, Scenes, LEVELS
+from .caption_files import read_captions, told
+from .scenes import scenes, Scenes, LEVELS, named_boxes
 
-# %% ../nbs/00_data.ipynb #6b6991ff
+# %% ../nbs/00_data.ipynb #67c4ad88
 @dataclass
 class Pictures:
     "Pictures of one size in memory, with whatever is known about them"
     image:torch.Tensor          # uint8 [n,C,H,W]
     label:torch.Tensor=None     # [n] class numbers, or None
     classes:list=None           # names of the classes
-    caption:list=None           # n strings
+    caption:list=None           # n strings, or lists of strings; '' where there is none
     box:torch.Tensor=None       # [n,4] as fractions (top, left, height, width)
     name:str='pictures'         # where they come from
     skipped:list=field(default_factory=list) # (file or row, reason) of what could not be read
+    named_boxes:torch.Tensor=None # [n,k,4], boxes of all objects that the caption names, in its order; zeros behind them
 
     def __post_init__(self):
         check_images(self.image)
         if self.image.dtype != torch.uint8: raise ValueError(f'image: uint8 is needed, got {self.image.dtype}')
-        for k in ('label', 'caption', 'box'):
+        for k in ('label', 'caption', 'box', 'named_boxes'):
             v = getattr(self, k)
             if v is not None and len(v) != len(self.image): raise ValueError(f'{k}: {len(self.image)} entries are needed, one a picture, got {len(v)}')
 
@@ -44,7 +46,7 @@ class Pictures:
         "Some of the pictures: a slice, a list of numbers, or a boolean or index tensor"
         i = torch.arange(len(self))[torch.as_tensor(i) if not isinstance(i, slice) else i]
         pick = lambda v: v if v is None else v[i.to(v.device)] if isinstance(v, torch.Tensor) else [v[j] for j in i.tolist()]
-        return Pictures(self.image[i.to(self.image.device)], pick(self.label), self.classes, pick(self.caption), pick(self.box), self.name)
+        return Pictures(self.image[i.to(self.image.device)], pick(self.label), self.classes, pick(self.caption), pick(self.box), self.name, named_boxes=pick(self.named_boxes))
 
     def new_empty(self): return self[:0] # what an exported Learner keeps of its data
 
@@ -99,7 +101,7 @@ def decode(data, # a path, or the bytes of a picture
         image = image.resize(size[::-1], Image.Resampling.BILINEAR, box=part)
     return np.asarray(image), fit, full
 
-# %% ../nbs/00_data.ipynb #53826fc7
+# %% ../nbs/00_data.ipynb #9cfc8461
 def _decode_all(items, names, size, method, workers=None):
     "Decode in threads -> (uint8 [n,3,H,W], kept row numbers, fits, full sizes, skipped)"
     def one(i):
@@ -152,9 +154,11 @@ def load_folder(path, # a folder of pictures, or of one folder per class
         strange = sorted(set(names) - set(classes))
         if strange: raise ValueError(f"source={str(path)!r}: {len(strange)} class folders that training does not have: {', '.join(strange[:5])}")
         label = torch.tensor([classes.index(o) for o in names])
-    return Pictures(image, label, classes if labels else None, name=path.name, skipped=skipped)
+    found = read_captions(path)
+    caption = told([found.get(files[i].relative_to(path).as_posix()) for i in kept], f'source={str(path)!r}') if found else None
+    return Pictures(image, label, classes if labels else None, caption, name=path.name, skipped=skipped)
 
-# %% ../nbs/00_data.ipynb #c8c0b81a
+# %% ../nbs/00_data.ipynb #35b1689b
 def _class_names(schema, labels):
     "Names of the classes from the schema's `huggingface` metadata, else numbers"
     info = json.loads((schema.metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -166,7 +170,7 @@ def load_parquet(path, # one file, or a list of shards
                  method:str='crop', # how to get there: 'crop', 'squish' or 'pad'
                  at_most=None, # without `size`: pictures larger than this are reduced to it
                 )->Pictures:
-    "Decode image parquet into memory: bytes, label, caption (the first, where there are several), box ([x0,y0,x1,y1] in pixels)"
+    "Decode image parquet into memory: bytes, label, caption (or captions, several a picture), box ([x0,y0,x1,y1] in pixels)"
     shards = [Path(o) for o in ([path] if isinstance(path, (str, Path)) else path)]
     try: tables = [parquet.read_table(o) for o in shards]
     except (OSError, pa.ArrowInvalid) as e: raise ValueError(f"source={str(shards[0])!r}: not readable as parquet ({str(e).splitlines()[0][:100]})") from None
@@ -176,14 +180,15 @@ def load_parquet(path, # one file, or a list of shards
     items = [b'' if o is None else o for o in items]
     image, kept, fits, full, skipped = _decode_all(items, [f'row {i}' for i in range(len(items))], _common_size(items, size, at_most), method)
     column = lambda k: [v for v in (lambda c: [c[i] for i in kept])(table[k].to_pylist())] if k in names else None
-    label, caption, box = column('label'), column('caption'), column('box')
+    label, box = column('label'), column('box')
+    caption = next((column(k) for k in ('caption', 'captions', 'text') if k in names), None)
     if label is not None:
         words = next((v for v in label if isinstance(v, str)), None)
         if words is not None: raise ValueError(f"source={str(shards[0])!r}: labels must be class numbers, got {words!r}")
         missing = sum(v is None or v < 0 for v in label)
         if missing: warnings.warn(f'{missing} of {len(label)} labels are missing: the set is used without labels', stacklevel=2)
         label = None if missing else torch.tensor(label)
-    if caption is not None: caption = [o[0] if isinstance(o, (list, tuple)) and o else o or '' for o in caption]
+    if caption is not None: caption = told([o for o in caption], f'source={str(shards[0])!r}')
     if box is not None and any(o is None for o in box):
         warnings.warn(f'{sum(o is None for o in box)} of {len(box)} boxes are missing: the set is used without boxes', stacklevel=2)
         box = None
@@ -228,7 +233,7 @@ class ResidentLoader(DataLoader):
             i = torch.tensor(ids, device=self.image.device)
             yield (self.image[i],) if self.label is None else (self.image[i], self.label[i])
 
-# %% ../nbs/00_data.ipynb #00c615d3
+# %% ../nbs/00_data.ipynb #cc00c3fd
 SPLITS = dict(train=('train',), valid=('val', 'valid', 'validation', 'dev', 'test'))
 
 def _split_of(name):
@@ -273,7 +278,7 @@ def load_pictures(source, # 'scenes', a level of it as in 'scenes:small', a fold
     if str(source).split(':')[0] == 'scenes' and not path.exists():
         level = check_choice('level', str(source).partition(':')[2] or 'calm', LEVELS)
         sets = [scenes(m, at_most or 64 if size is None else size, seed=s, level=level) for m, s in ((n or 10_000, seed), (max(100, (n or 10_000) // 5), seed + 1_000_003))]
-        train, valid = (Pictures(o.image, o.label, o.classes, o.caption, o.box, str(source)) for o in sets)
+        train, valid = (Pictures(o.image, o.label, o.classes, o.caption, o.box, str(source), named_boxes=named_boxes(o.objects)) for o in sets)
     elif path.is_file() and path.suffix == '.parquet': train, valid = split_pictures(load_parquet(path, size, method, at_most), valid_pct, seed)
     elif path.is_dir() and next(path.rglob('*.parquet'), None):
         found = _shards(path)

@@ -73,7 +73,7 @@ def fix_positions(vit:nn.Module, # a timm vision transformer, changed in place
     vit.register_buffer('pos_embed', torch.cat([torch.zeros(old.shape[1] - len(table), vit.embed_dim), table])[None].to(old))
     return vit
 
-# %% ../nbs/08_masked_autoencoder.ipynb #f0372517
+# %% ../nbs/08_masked_autoencoder.ipynb #4b103438
 def visible_places(mask:torch.Tensor, # bool, True = hidden: [B,L] or [B,rows,columns]
                   )->torch.Tensor: # numbers of the visible patches [B,n], row by row, ascending
     "Which patches stay; every picture must keep the same number of them, at least one"
@@ -113,7 +113,7 @@ def encode_visible(vit:nn.Module, # a timm vision transformer
     "The encoder on the visible patches alone: hidden ones are dropped after the positions were added, before the first block (MAE, section 3)"
     patch_grid(vit, x)
     tokens = vit._pos_embed(vit.patch_embed(x))
-    if mask is not None: tokens = drop_tokens(tokens, mask, vit.num_prefix_tokens)
+    tokens = drop_tokens(tokens, mask, vit.num_prefix_tokens) if mask is not None else getattr(vit, 'patch_drop', nn.Identity())(tokens) # where `edges.patches_leave` hooks in
     tokens = vit.norm_pre(tokens)
     tokens = checkpoint_seq(vit.blocks, tokens) if getattr(vit, 'grad_checkpointing', False) else vit.blocks(tokens)
     return vit.norm(tokens)

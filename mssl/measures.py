@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEASURES', 'few_labels', 'box_iou_of', 'by_size', 'shape_of']
 
-# %% ../nbs/measures.ipynb #720f8eb3
+# %% ../nbs/measures.ipynb #3bbba144
 import warnings
 import torch
 from .correspondence import DAMAGES, damaged_of, miou_of, place_of, prediction_of, tail_of
@@ -15,6 +15,7 @@ from .gauges import labelled_features, prepared, some_rows
 from .masks import mask_statistics_probe, mixed_masks, shape_share
 from .probes import fit_linear
 from .scenes import scenes
+from .text import RETRIEVAL
 from .transfer import box_probe, few_label_probe
 
 # %% ../nbs/measures.ipynb #5901b009
@@ -60,7 +61,7 @@ def shape_of(learn): # 0..1, .5: either
     h = prepared(learn, other.image, lambda x: pool_features(encoder(x)))
     return shape_share(fit_linear(z, y).predict(h), other.label, other.objects.texture[torch.arange(len(h)), other.objects.named.int().argmax(1)]).score
 
-# %% ../nbs/measures.ipynb #35176092
+# %% ../nbs/measures.ipynb #d81397ee
 def _reading(what):
     def measure(learn):
         "What a linear probe reads about the mask from embeddings of masked pictures"
@@ -94,4 +95,5 @@ MEASURES = {
     'prediction': prediction_of, # the same for a SiameseIM's predictions
     'tail':  tail_of,         # accuracy where classes are rare by a long tail
     **{k: damaged_of(k) for k in DAMAGES}, # accuracy on noisy, blurred, faint pictures
+    **RETRIEVAL,             # with captions: caption1, caption5, caption10, picture1, ... (recall), zero_shot, on_most, on_weighted, ... (share of a mask on what the caption names)
 }

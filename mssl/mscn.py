@@ -78,7 +78,7 @@ def before_fit(self:MaskedViews):
     v = self.learn.views
     v.filter_views, v.one_view = self.filter_first, v.one_view or self.same_view
 
-# %% ../nbs/06_mscn.ipynb #391e217e
+# %% ../nbs/06_mscn.ipynb #b3f1de9b
 @patch
 def hide(self:MaskedViews,
          x:torch.Tensor, # views [n,C,h,w], as `Views` made them
@@ -98,7 +98,7 @@ def hide(self:MaskedViews,
 def before_batch(self:MaskedViews):
     "Mask the views of this batch, and say which of them meet in the loss"
     v, hidden = self.learn.views, {'query': lambda k: k == 0, 'key': lambda k: k > 0, 'both': lambda k: True}[self.branch]
-    draws, place, made = side_generator(v.view[0].device), [], []
+    draws, place, made, others = side_generator(v.view[0].device), [], [], self.xb[len(v.view):] # what other callbacks have put behind the views
     for k, x in enumerate(v.view):
         of_view = [(*self.hide(x, k, draws), k) for _ in range(self.copies)] if hidden(k) else [(x if self.filter_first else v.filtered(x), v.mask[k], k)]
         place.append(range(len(made), len(made) + len(of_view)))
@@ -106,7 +106,7 @@ def before_batch(self:MaskedViews):
     v.view, v.mask = [o[0] for o in made], [o[1] for o in made]
     v.box, v.flip = [v.box[k] for *_, k in made], [v.flip[k] for *_, k in made]
     v.groups = list(product(*place)) if len(made) > len(place) else None
-    self.learn.xb = tuple(v.view)
+    self.learn.xb = (*v.view, *others)
     if self.fill == 'leave': self._leave(torch.cat(v.mask))
 
 @patch

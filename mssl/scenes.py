@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'COLOURS', 'GROUNDS', 'PLACES', 'SIZES', 'LEVELS', 'PARTS', 'STORED', 'BATCH', 'WORTH', 'place_word',
            'size_word', 'Level', 'Layout', 'lay_out', 'draw_ground', 'object_frame', 'draw_object', 'draw', 'mask_box',
-           'Objects', 'caption_of', 'Scenes', 'cache_folder', 'scenes']
+           'Objects', 'caption_of', 'named_boxes', 'Scenes', 'cache_folder', 'scenes']
 
 # %% ../nbs/00a_scenes.ipynb #b2006c46
 import functools, hashlib, math, os, tempfile, warnings
@@ -218,6 +218,14 @@ def caption_of(objects:Objects, # the truth about n pictures
         text = ', and '.join(say(i, j) for j in range(k) if seen[i][j]) or 'nothing'
         return text + (f', on {list(GROUNDS)[ground[i]]}' if ground is not None and 'ground' in parts else '')
     return [whole(i) for i in range(n)]
+
+# %% ../nbs/00a_scenes.ipynb #dd3f2328
+def named_boxes(objects:Objects, # the truth about n pictures
+               )->torch.Tensor: # [n,k,4]; zeros behind the last one
+    "Boxes of the objects that the caption names, in its order"
+    said = objects.named & (objects.box[..., 2:].amin(-1) > 0)
+    first = (~said).to(torch.uint8).argsort(dim=1, stable=True)
+    return (objects.box * said[..., None]).gather(1, first[..., None].expand(-1, -1, 4))
 
 # %% ../nbs/00a_scenes.ipynb #d5d906cc
 @dataclass

@@ -92,7 +92,7 @@ def crop_and_flip(image:torch.Tensor, # pictures [n,C,H,W], uint8 or floating po
     x = (x.reshape(n, C * H, W) @ cols.mT).view(n, C, H, w)
     return rows.unsqueeze(1) @ x
 
-# %% ../nbs/01_views.ipynb #92855803
+# %% ../nbs/01_views.ipynb #2c66555f
 @dataclass(frozen=True)
 class Augment:
     "How one view is made; probabilities in [0,1], colour amounts as in `colour.jitter_colour`, blur sigma in pixels at 224"
@@ -128,6 +128,7 @@ AUGMENTS = {
     'byol':    (_byol(1., 0.), _byol(.1, .2)),                            # BYOL, appendix B: the two views differ
     'scenes':  (Augment((.5, 1.), jitter=(.4, .4, .4, .5), jitter_p=1., grey=.45),), # our choice for the drawn pictures: their colours are chance
     'scenes_wide': (Augment((.2, 1.), jitter=(.4, .4, .4, .5), jitter_p=1., grey=.45),), # the same with smaller crops, which may miss the object
+    'text':    (Augment((.5, 1.), jitter=(.4, .4, .4, 0.), grey=0.),),     # our choice beside captions: half of the picture and more, no hue, no grey, so that colour words stay true
     'weak':    (Augment(jitter_p=0., grey=0.),),                          # crop and flip only
     'none':    (Augment((1., 1.), (1., 1.), 0., jitter_p=0., grey=0.),),  # the whole picture, squeezed to size
 }
