@@ -79,7 +79,7 @@ def true_captions(captions, # B strings
             out.append(swap_sides(text) if flips[i] else text)
     return out
 
-# %% ../nbs/10a_captions.ipynb #e41c1710
+# %% ../nbs/10a_captions.ipynb #ab8af028
 def check_colours(views, # a `Views`
                  ): # raises
     "Refuse views that change colours so far that colour words become false"
@@ -97,7 +97,7 @@ class Captions(Callback):
                  guess:float=.3, # share of the words that are to be guessed
                  rewrite:bool=True, # False: captions as they are, whatever the view did
                 ):
-        self.words, self.given, self.guess, self.rewrite = words, {True: train, False: valid}, check_number('guess', guess, 0, 1), rewrite
+        self.words, self.given, self.share, self.rewrite = words, {True: train, False: valid}, check_number('guess', guess, 0, 1), rewrite
 
     def after_create(self):
         views = getattr(self.learn, 'views', None)
@@ -130,6 +130,6 @@ class Captions(Callback):
             said = true_captions(said, v.box[0], v.flip[0], boxes[v.index.to(boxes.device)] if boxes is not None else None)
         tokens = self.words(said)
         word = tokens.word.clamp_min(0)
-        hit = torch.rand(tokens.ids.shape, generator=draws).gather(1, word) < self.guess # a word is hidden as a whole
-        v.caption, v.tokens, v.guess = said, tokens.to(v.view[0].device), (hit & (tokens.word >= 0)).to(v.view[0].device)
-        self.learn.xb = (*self.xb, v.tokens.ids, v.tokens.padding, v.guess)
+        hit = torch.rand(tokens.ids.shape, generator=draws).gather(1, word) < self.share # a word is hidden as a whole
+        v.caption, v.tokens, v.asked = said, tokens.to(v.view[0].device), (hit & (tokens.word >= 0)).to(v.view[0].device)
+        self.learn.xb = (*self.xb, v.tokens.ids, v.tokens.padding, v.asked)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'RETRIEVAL', 'CrossAttention', 'ImageText', 'caption_key', 'image_text_loss', 'contrast',
-           'image_text_learner', 'retrieval', 'zero_shot', 'text_guided_mask', 'TextMasks', 'standardised',
-           'text_masked_views', 'named_cells', 'hidden_shares', 'share_of', 'ShareGauge', 'zero_shot_of',
+           'image_text_learner', 'retrieval', 'zero_shot', 'text_guided_mask', 'named_cells', 'hidden_shares',
+           'share_of', 'ShareGauge', 'zero_shot_of', 'TextMasks', 'standardised', 'text_masked_views',
            'save_image_text', 'load_image_text']
 
 # %% ../nbs/10_text_guided_masking.ipynb #079f40a4
@@ -229,37 +229,6 @@ def text_guided_mask(relevance:torch.Tensor, # [B,L], any unit
     count = math.floor(ratio * L + 1e-9)
     return torch.zeros(B, L, dtype=torch.bool, device=r.device).scatter_(1, order[:, :count], True)
 
-# %% ../nbs/10_text_guided_masking.ipynb #910d387b
-class TextMasks:
-    "Masks for `MaskedViews` that the caption chooses: `MaskedViews(filter=False, branch='both', masks=TextMasks(.2))`"
-    def __init__(self,
-                 ratio:float=.2, # hidden share of the patches
-                 mode:str='weighted', # as for `text_guided_mask`
-                 temperature:float=.5, # of 'weighted', in standard deviations of a picture's relevance
-                 warmup:float=.2, # share of the training with random masks, while the model knows nothing
-                 by:str='attention', # as for `ImageText.relevance`
-                ):
-        self.ratio, self.mode, self.temperature, self.warmup = check_number('ratio', ratio, 0, 1), check_choice('mode', mode, MODES), check_number('temperature', temperature, 0, open_low=True), check_number('warmup', warmup, 0, 1)
-        self.by = check_choice('by', by, ['attention', 'similarity'])
-
-    def __call__(self, views, k): # a `Views`, number of the view -> bool [B,rows,columns]
-        model, x = getattr(views.learn.model, 'module', views.learn.model), views.view[k]
-        if not hasattr(model, 'relevance') or not hasattr(views, 'tokens'): raise ValueError('TextMasks: a model with captions is needed (image_text_learner), and the callback Captions')
-        grid = patch_grid(model.encoder, x)
-        early = self.mode == 'random' or (views.learn.training and float(getattr(views.learn, 'pct_train', 0)) < self.warmup)
-        r = torch.zeros(len(x), grid[0] * grid[1], device=x.device) if early else standardised(model.relevance(x, views.tokens.ids, views.tokens.padding, self.by))
-        return text_guided_mask(r, self.ratio, 'random' if early else self.mode, self.temperature, side_generator(x.device)).view(len(x), *grid)
-
-def standardised(relevance): # [B,L] -> the same with mean 0 and deviation 1 in every row; flat rows stay flat
-    std, mean = torch.std_mean(relevance.double(), 1, keepdim=True)
-    return (relevance.double() - mean) / std.clamp_min(1e-9)
-
-def text_masked_views(ratio:float=.2, mode:str='weighted', temperature:float=.5, warmup:float=.2, by:str='attention', fill='leave')->MaskedViews:
-    "`MaskedViews` whose masks the caption chooses; arguments of `TextMasks`, and what is put into the hole"
-    return MaskedViews(filter=False, branch='both', fill=fill, masks=TextMasks(ratio, mode, temperature, warmup, by))
-
-add_part('textmasks', text_masked_views)
-
 # %% ../nbs/10_text_guided_masking.ipynb #65964263
 def named_cells(drawn, # `Scenes`
                 grid, # (rows, columns) of patches
@@ -342,6 +311,37 @@ def zero_shot_of(learn): # share 0..1
 
 RETRIEVAL = {**{f'{w}{k}': _retrieved(f'{w}@{k}') for w in ('caption', 'picture') for k in (1, 5, 10)}, 'zero_shot': zero_shot_of,
              **{f'on_{m}': share_of(m) for m in MODES}, 'on_true': share_of('true'), 'on_similarity': share_of('most', 'similarity')}
+
+# %% ../nbs/10_text_guided_masking.ipynb #910d387b
+class TextMasks:
+    "Masks for `MaskedViews` that the caption chooses: `MaskedViews(filter=False, branch='both', masks=TextMasks(.2))`"
+    def __init__(self,
+                 ratio:float=.2, # hidden share of the patches
+                 mode:str='weighted', # as for `text_guided_mask`
+                 temperature:float=.5, # of 'weighted', in standard deviations of a picture's relevance
+                 warmup:float=.2, # share of the training with random masks, while the model knows nothing
+                 by:str='attention', # as for `ImageText.relevance`
+                ):
+        self.ratio, self.mode, self.temperature, self.warmup = check_number('ratio', ratio, 0, 1), check_choice('mode', mode, MODES), check_number('temperature', temperature, 0, open_low=True), check_number('warmup', warmup, 0, 1)
+        self.by = check_choice('by', by, ['attention', 'similarity'])
+
+    def __call__(self, views, k): # a `Views`, number of the view -> bool [B,rows,columns]
+        model, x = getattr(views.learn.model, 'module', views.learn.model), views.view[k]
+        if not hasattr(model, 'relevance') or not hasattr(views, 'tokens'): raise ValueError('TextMasks: a model with captions is needed (image_text_learner), and the callback Captions')
+        grid = patch_grid(model.encoder, x)
+        early = self.mode == 'random' or (views.learn.training and float(getattr(views.learn, 'pct_train', 0)) < self.warmup)
+        r = torch.zeros(len(x), grid[0] * grid[1], device=x.device) if early else standardised(model.relevance(x, views.tokens.ids, views.tokens.padding, self.by))
+        return text_guided_mask(r, self.ratio, 'random' if early else self.mode, self.temperature, side_generator(x.device)).view(len(x), *grid)
+
+def standardised(relevance): # [B,L] -> the same with mean 0 and deviation 1 in every row; flat rows stay flat
+    std, mean = torch.std_mean(relevance.double(), 1, keepdim=True)
+    return (relevance.double() - mean) / std.clamp_min(1e-9)
+
+def text_masked_views(ratio:float=.2, mode:str='weighted', temperature:float=.5, warmup:float=.2, by:str='attention', fill='leave')->MaskedViews:
+    "`MaskedViews` whose masks the caption chooses; arguments of `TextMasks`, and what is put into the hole"
+    return MaskedViews(filter=False, branch='both', fill=fill, masks=TextMasks(ratio, mode, temperature, warmup, by))
+
+add_part('textmasks', text_masked_views)
 
 # %% ../nbs/10_text_guided_masking.ipynb #6d133783
 def save_image_text(learn:Learner, # with an `ImageText`
