@@ -12,7 +12,7 @@ from .train import pretrain
 from .report import summary
 from .compare import compare
 
-# %% ../nbs/cli.ipynb #49730d45
+# %% ../nbs/cli.ipynb #38bc1717
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
@@ -22,7 +22,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
                size:int=32, # pixels of the views
                lr:float=0., # peak learning rate; 0: the recipe's own
                n:int=0, # at most so many training pictures; 0: all (10,000 scenes)
-               augment:str='', # how views are made: small, simclr, moco_v2, byol, scenes, scenes_wide, weak, none; empty: the recipe's own, on scenes 'scenes'
+               augment:str='', # how views are made: small, simclr, moco_v2, byol, scenes, scenes_wide, text, weak, none; empty: the recipe's own, on scenes 'scenes'
                filter:str='', # high_pass: a filter between normalisation and encoder; empty: none
                parts:str='', # callbacks by name: masks, masks/fill:zero, several joined by +; empty: none
                seed:int=0, # of the pictures, weights, order and views
@@ -44,7 +44,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
     if report['stopped']: print(report['stopped'])
     print(f"{summary(report)}\nreport: {out}/report.html   encoder: mssl.load_encoder({out!r})")
 
-# %% ../nbs/cli.ipynb #1b7954d4
+# %% ../nbs/cli.ipynb #f90ee5a6
 @call_parse
 def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with its own settings, such as "info_nce info_nce:augment=weak,lr=1e-3"; the first is what the others are compared with
                  data:str='scenes', # scenes, scenes:small, a folder with class folders, a parquet file or a folder of shards
@@ -60,7 +60,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
                  lr:float=0., # peak learning rate; 0: the recipe's own
                  precision:str='auto', # auto, fp32, fp16 or bf16
                  device:str='', # cpu, cuda, cuda:1; empty: a GPU if there is one
-                 measures:str='knn,linear', # what is compared: also few1, few10, box, shape, ratio, kind, fill, miou, place, prediction, tail, noisy, blurred, faint
+                 measures:str='knn,linear', # what is compared: also few1, few10, box, shape, ratio, kind, fill, miou, place, prediction, tail, noisy, blurred, faint; with captions caption1, picture1, zero_shot, on_most, ...
                  folder:str='runs/compare', # of the results, one JSON a run; what lies there already is not trained again
                  name:str='', # first part of the files' names
                  keep:str='', # a folder for the run folders, with encoders and reports; empty: they are thrown away
