@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from project import root
 import mssl.edges
+from mssl.captions import Captions
 from mssl.data import image_dls
 from mssl.edges import HighPass
 from mssl.recipes import recipe_learner
@@ -26,7 +27,7 @@ ENCODERS = dict(
     high_pass=dict(**CONVNET, epochs=10, lr=3e-3, filter=True),
     vit=dict(**VIT, epochs=20, lr=1e-3),
     siamese_im=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='siamese_im', epochs=20, lr=1e-3),
-    text=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='image_text', data='scenes:several', augment='text', epochs=12, lr=2e-3),
+    text=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='image_text', data='scenes:several', augment='text', epochs=10, lr=2e-3),
 )
 SHARED = dict(data='scenes', method='info_nce', augment='scenes', size=32, bs=64, seed=0)
 
@@ -38,7 +39,7 @@ def train(name, folder, n=None, epochs=None):
     torch.manual_seed(settings['seed'])
     dls.train.rng.seed(settings['seed'])
     told = settings['method'] == 'image_text'
-    cbs = [ShareGauge()] if told else [Views(settings['size'], settings['augment'], filter=HighPass.for_size(settings['size']) if own.get('filter') else None)]
+    cbs = [ShareGauge(), Captions(short=.5)] if told else [Views(settings['size'], settings['augment'], filter=HighPass.for_size(settings['size']) if own.get('filter') else None)]
     learn = recipe_learner(settings['method'], dls, own['arch'], size=settings['size'], augment=settings['augment'], cbs=cbs, model_kwargs=own['model_kwargs'])
     learn.model.to(dls.device, memory_format=torch.channels_last)
     more = RETRIEVAL if told else None
