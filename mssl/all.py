@@ -5,10 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #25b5e538
+# %% ../nbs/all.ipynb #a64f03ee
 from .core import *
 from .show import *
 from .scenes import *
+from .pictures import *
+from .lazy import *
+from .pack import *
+from .sources import *
 from .data import *
 from .colour import *
 from .views import *
