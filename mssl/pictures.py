@@ -16,7 +16,7 @@ import numpy as np, skimage.io, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from .core import check_choice, check_images, as_size
 
-# %% ../nbs/pictures.ipynb #4eb74a53
+# %% ../nbs/pictures.ipynb #cc546b48
 @dataclass
 class Pictures:
     "Pictures of one size in memory, with whatever is known about them"
@@ -44,6 +44,9 @@ class Pictures:
         return Pictures(self.image[i.to(self.image.device)], pick(self.label), self.classes, pick(self.caption), pick(self.box), self.name)
 
     def new_empty(self): return self[:0] # what an exported Learner keeps of its data
+
+    @property
+    def channels(self): return self.image.shape[1]
 
     def statistics(self)->tuple:
         "Channel means and standard deviations in [0,1], from up to 5,000 pictures"
