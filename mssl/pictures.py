@@ -53,7 +53,7 @@ class Pictures:
         some = self.image[::max(1, len(self) // 5000)].float().div_(255)
         return some.mean((0, 2, 3)).tolist(), some.std((0, 2, 3)).clamp_min(1e-3).tolist()
 
-# %% ../nbs/pictures.ipynb #ba4ce7e2
+# %% ../nbs/pictures.ipynb #6b8dbf81
 ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.npy'}
 TINIEST = 8 # pixels: a picture with a shorter side below this is no picture
 
@@ -94,6 +94,7 @@ def fit_box(size, # (width, height) of the file's picture
     if check_choice('method', method, ['crop', 'squish', 'pad']) == 'squish': return 0., 0., 1., 1.
     zoom = (max if method == 'crop' else min)(out[0] / h, out[1] / w)
     bh, bw = out[0] / zoom / h, out[1] / zoom / w
+    if method == 'crop': bh, bw = min(bh, 1.), min(bw, 1.) # a digit above 1 would lie outside
     return (1 - bh) / 2, (1 - bw) / 2, bh, bw
 
 def _fitted(image, size, method):
@@ -101,7 +102,7 @@ def _fitted(image, size, method):
     if method == 'pad': return ImageOps.pad(image, size[::-1], Image.Resampling.BILINEAR)
     if image.size == size[::-1]: return image
     (t, l, h, w), (W, H) = fit_box(image.size, size, method), image.size
-    return image.resize(size[::-1], Image.Resampling.BILINEAR, box=(l * W, t * H, (l + w) * W, (t + h) * H))
+    return image.resize(size[::-1], Image.Resampling.BILINEAR, box=(l * W, t * H, min((l + w) * W, W), min((t + h) * H, H)))
 
 def _opened(data, size):
     "-> (RGB picture of PIL, or uint8 array [H,W,C] of other channels, (width, height) of the file's picture)"

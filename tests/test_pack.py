@@ -158,18 +158,29 @@ def test_other_settings_and_other_pictures_are_refused(tmp_path):
     with pytest.raises(ValueError, match='not packed here'): pack(tmp_path / 'in', tmp_path / 'out', show_bar=False)
 
 @pytest.mark.skipif(os.name == 'nt', reason='SIGKILL')
-def test_killed_in_the_middle_it_goes_on_from_the_command_line(tmp_path):
-    photos(tmp_path / 'in', 120)
-    command = [sys.executable, '-c', 'from mssl.cli import mssl_pack; mssl_pack()', str(tmp_path / 'in'), str(tmp_path / 'out'), '--size', '32', '--shard', '3', '--workers', '1']
-    slow = command[:2] + ['import time, mssl.pack as p; f = p.shrink; p.shrink = lambda *a: (time.sleep(.02), f(*a))[1]\n' + command[2]] + command[3:]
-    running = subprocess.Popen(slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_in_the_middle_it_goes_on(tmp_path):
+    photos(tmp_path / 'in')
+    slow = f'''import time, mssl.pack as p
+usual = p.shrink
+def slow(*args): time.sleep(.05); return usual(*args)
+p.shrink = slow
+p.pack({str(tmp_path / 'in')!r}, {str(tmp_path / 'out')!r}, size=32, shard=2, workers=1, show_bar=False)'''
+    running = subprocess.Popen([sys.executable, '-c', slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.time() + 240
     while time.time() < until and running.poll() is None and len(list((tmp_path / 'out').glob('*.parquet'))) < 3: time.sleep(.02)
     running.send_signal(signal.SIGKILL); running.wait()
-    there = len(list((tmp_path / 'out').glob('*.parquet')))
-    assert 3 <= there < 40
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and '120 pictures' in done.stdout and f'mssl_train --data {tmp_path / "out"}' in done.stdout, done.stdout + done.stderr
-    assert len(rows(tmp_path / 'out')) == 120 and len({r['image']['path'] for r in rows(tmp_path / 'out')}) == 120
-    again = subprocess.run(command[:-6] + ['--size', '48'], capture_output=True, text=True)
-    assert again.returncode != 0 and 'mssl_pack: out=' in again.stderr and 'size was 32, now 48' in again.stderr and 'Traceback' not in again.stderr
+    there = {f.name: f.read_bytes() for f in (tmp_path / 'out').glob('*.parquet')}
+    assert 3 <= len(there) < 15 and not json.loads((tmp_path / 'out' / 'pack.json').read_text())['complete']
+    pack(tmp_path / 'in', tmp_path / 'out', size=32, shard=2, show_bar=False)
+    assert len({r['image']['path'] for r in rows(tmp_path / 'out')}) == len(rows(tmp_path / 'out')) == 30
+    assert all((tmp_path / 'out' / k).read_bytes() == v for k, v in there.items())
+
+def test_on_the_command_line(tmp_path, capsys, monkeypatch):
+    from mssl.cli import mssl_pack
+    monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning) # the command sets its own
+    folder, out = str(photos(tmp_path / 'in')), str(tmp_path / 'out')
+    mssl_pack(folder, out, size=32, shard=12)
+    said = capsys.readouterr().out
+    assert '30 pictures, ' in said and 'in 3 shards, 0 skipped' in said and f'mssl_train --data {out}' in said
+    with pytest.raises(SystemExit, match='mssl_pack: out=.*size was 32, now 48'): mssl_pack(folder, out, size=48, shard=12)
+    with pytest.raises(SystemExit, match='mssl_pack: source=.*no such folder'): mssl_pack(folder + 'x', out + 'x')
