@@ -3,7 +3,7 @@
     python tests/benchmarks/pack_many.py --n 20000 --folder /tmp/many [--workers 2] [--bs 128] [--size 64] [--again]
 
 What lies in the folder already is used again: pictures, shards. `--again` packs anew. The peak is the largest sum over this process and its workers of what is
-theirs alone, shared pages divided among them (PSS, Linux), looked at ten times a second; beside it the plain RSS, which counts shared pages once for each process.
+theirs alone, shared pages divided among them (PSS, Linux), looked at four times a second; beside it the plain RSS, which counts shared pages once for each process.
 """
 import argparse, os, shutil, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +18,19 @@ from mssl.siamese import siamese_learner
 SIZES = ((640, 480), (480, 640), (1024, 768), (512, 512), (300, 200), (1600, 1200))
 
 def make(folder, n):
-    "Photograph-like noise over soft colours: a JPEG of it is about as large as one of a photo"
+    "Grain over soft colours: a JPEG of it is about as large as one of a photo"
     folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    grains = [Image.fromarray(rng.integers(0, 256, (400, 550, 3), dtype=np.uint8)).resize((2200, 1600), Image.Resampling.BILINEAR) for _ in range(4)]
     def one(i):
         path = folder / f'{i % 50:02}' / f'{i:06}.jpg'
         if path.exists(): return
         rng = np.random.default_rng(i)
         w, h = SIZES[rng.integers(len(SIZES))]
-        soft = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
-        grain = Image.fromarray(rng.integers(0, 256, (h // 4, w // 4, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BILINEAR)
+        soft = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BILINEAR)
+        x, y = (int(rng.integers(o)) for o in (2200 - w, 1600 - h))
         path.parent.mkdir(exist_ok=True)
-        Image.blend(soft, grain, .2).save(path, quality=90)
+        Image.blend(soft, grains[i % 4].crop((x, y, x + w, y + h)), .2).save(path, quality=90)
     with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(one, range(n)))
 
 def processes(pid):
@@ -60,7 +62,7 @@ class Peak:
         self.began = time.perf_counter()
         return self
     def look(self):
-        while not self.stop.wait(.1): self.most = tuple(max(a, b) for a, b in zip(self.most, memory()))
+        while not self.stop.wait(.25): self.most = tuple(max(a, b) for a, b in zip(self.most, memory()))
     def __exit__(self, *args):
         self.seconds = time.perf_counter() - self.began
         self.stop.set(); self.thread.join()
