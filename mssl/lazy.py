@@ -64,7 +64,7 @@ class ShardReader:
         data = self.kept[key][i - self.first[g]].as_py()
         return (data['bytes'] if isinstance(data, dict) else data) or b''
 
-# %% ../nbs/lazy.ipynb #66a96ccd
+# %% ../nbs/lazy.ipynb #98a8d405
 class LazyPictures:
     "Pictures that are decoded when they are asked for; rows of it are `Pictures`"
     box = None
@@ -107,20 +107,25 @@ class LazyPictures:
         if x.shape[2] != self.channels: raise ValueError(f'{x.shape[2]} channels, others have {self.channels}')
         return x
 
-    def one(self, i, data=None): # i: number of the picture; data: its path or bytes where they are at hand
-        "-> (uint8 array [H,W,C], whose it is): the picture, or the next one that can be read"
+    def one(self, i):
+        "-> (uint8 array [H,W,C], whose it is): picture i, or the next one that can be read"
         for j in range(i, i + len(self)):
             j %= len(self)
-            try: return self._decoded(j, self.read(self.rows[j]) if data is None else data), j
-            except Exception: self.failed[j], data = True, None
+            try: return self._decoded(j, self.read(self.rows[j])), j
+            except Exception: self.failed[j] = True
         raise ValueError(f'source: none of {len(self)} pictures could be read')
+
+    def _try(self, i, data):
+        try: return self._decoded(i, data), i
+        except Exception: return None
 
     def batch(self, ids, threads:int=None)->tuple: # ids: numbers of pictures; threads: to decode in
         "(uint8 [b,C,H,W], labels [b]), or the pictures alone where there are no labels"
         data = [self.read(self.rows[i]) for i in ids]
-        if threads == 1: got = [self.one(i, d) for i, d in zip(ids, data)]
+        if threads == 1: got = list(map(self._try, ids, data))
         else:
-            with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool: got = list(pool.map(self.one, ids, data))
+            with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool: got = list(pool.map(self._try, ids, data))
+        got = [o or self.one(i) for i, o in zip(ids, got)]
         image = torch.from_numpy(np.stack([x for x, _ in got])).permute(0, 3, 1, 2).contiguous() if got else torch.empty(0, self._channels or 3, *self.size, dtype=torch.uint8)
         return (image,) if self.label is None else (image, self.label[[j for _, j in got]])
 

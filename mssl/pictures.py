@@ -192,7 +192,7 @@ def common_size(items, # paths, or the bytes of pictures; the first 64 are asked
     own, most = seen.pop() if len(seen) == 1 else None, as_size(at_most or 128, 'at_most')
     return own if own and (at_most is None or min(own) <= min(most)) else most
 
-# %% ../nbs/pictures.ipynb #352d9793
+# %% ../nbs/pictures.ipynb #e53e961b
 SPLITS = dict(train=('train',), valid=('val', 'valid', 'validation', 'dev', 'test'))
 
 def split_of(name:str)->str: # 'train', 'valid' or None
@@ -227,7 +227,8 @@ def list_folder(path, # a folder of pictures, or of one folder per class
             if o.startswith('.') or os.path.splitext(o)[1].lower() not in ENDINGS: others += 1
             else: files.append(inside / o)
     if not files: raise ValueError(f"source={str(path)!r}: no pictures in this folder ({', '.join(sorted(ENDINGS))}), {others} other files")
-    files.sort()
+    pictures = [f for f in files if f.suffix.lower() != '.npy']
+    files = sorted(pictures or files) # an array beside pictures is no picture
     inside = [len(f.parts) > 1 for f in files]
     if labels is None: labels = all(inside) and (classes is not None or len({f.parent for f in files}) > 1)
     if not labels: return Listing(path, [str(f) for f in files])

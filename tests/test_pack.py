@@ -92,9 +92,9 @@ def test_packed_pictures_are_trained_on(tmp_path, in_memory):
 def test_broken_files_are_skipped_counted_and_named(tmp_path):
     photos(tmp_path / 'in')
     (tmp_path / 'in' / 'cat' / 'no.jpg').write_bytes(b'no'); photo(size=(30, 5)).save(tmp_path / 'in' / 'dog' / 'flat.png')
-    np.save(tmp_path / 'in' / 'dog' / 'six.npy', np.zeros((20, 20, 6), np.uint8))
+    (tmp_path / 'in' / 'dog' / 'empty.webp').write_bytes(b'')
     with pytest.warns(UserWarning, match='3 of 33 pictures skipped: '): index = pack(tmp_path / 'in', tmp_path / 'out', shard=12, show_bar=False)
-    assert index['pictures'] == 30 and sorted(Path(n).name for n, _ in index['skipped']) == ['flat.png', 'no.jpg', 'six.npy'] and dict((Path(n).name, r) for n, r in index['skipped'])['flat.png'] == 'only 30 x 5 pixels'
+    assert index['pictures'] == 30 and sorted(Path(n).name for n, _ in index['skipped']) == ['empty.webp', 'flat.png', 'no.jpg'] and dict((Path(n).name, r) for n, r in index['skipped'])['flat.png'] == 'only 30 x 5 pixels'
     with pytest.warns(UserWarning, match='3 of 33'): assert [list(o) for o in pack(tmp_path / 'in', tmp_path / 'out', shard=12, show_bar=False)['skipped']] == [list(o) for o in index['skipped']], 'still known when nothing is left to do'
     assert json.loads((tmp_path / 'out' / 'pack.json').read_text())['pictures'] == 30
 

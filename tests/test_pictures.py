@@ -71,8 +71,15 @@ def test_channels_first_or_last():
     assert (from_array(x) == from_array(np.moveaxis(x, 2, 0))).all() and from_array(x[..., :1]).shape == (20, 30, 3) and from_array(x[..., 0]).shape == (20, 30, 3)
 
 def test_nan_pixels_of_a_file_are_a_reason(tmp_path):
-    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / 'nan.tif'); np.save(tmp_path / 'inf.npy', np.full((9, 9), np.inf)); photo().save(tmp_path / 'x.png')
-    with pytest.warns(UserWarning, match=r'2 of 3 pictures skipped: inf\.npy \(pixels that are nan or infinite\); nan\.tif \(pixels that are nan or infinite\)'): assert len(data.load_folder(tmp_path)) == 1
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / 'a' / 'nan.tif'); photo().save(tmp_path / 'a' / 'x.png')
+    np.save(tmp_path / 'b' / 'inf.npy', np.full((9, 9), np.inf)); np.save(tmp_path / 'b' / 'x.npy', np.zeros((9, 9)))
+    for folder, name in (('a', 'nan.tif'), ('b', 'inf.npy')):
+        with pytest.warns(UserWarning, match=rf'1 of 2 pictures skipped: {name} \(pixels that are nan or infinite\)'): assert len(data.load_folder(tmp_path / folder)) == 1
+
+def test_arrays_beside_pictures_are_no_pictures(tmp_path):
+    folder_of(tmp_path, ['.']); np.save(tmp_path / 'labels.npy', np.zeros((20, 20)))
+    assert list_folder(tmp_path).files == [f'{i}.png' for i in range(4)]
 
 def test_an_array_with_python_objects_is_not_opened(tmp_path):
     np.save(tmp_path / 'a.npy', np.array([object()]), allow_pickle=True)
