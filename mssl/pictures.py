@@ -134,9 +134,10 @@ def decode(data, # a path, the bytes of a picture, or an array as for `from_arra
     if isinstance(image, np.ndarray): return np.stack([np.asarray(_fitted(Image.fromarray(c), size, method)) for c in np.moveaxis(image, 2, 0)], 2), fit, full
     return np.asarray(_fitted(image, size, method)), fit, full
 
-# %% ../nbs/pictures.ipynb #678464a8
+# %% ../nbs/pictures.ipynb #3b629208
 def why(error:Exception)->str:
     "An error in a few words, for a list of what was skipped"
+    if isinstance(error, UnidentifiedImageError): return 'not a picture of any known kind' # its own words hold the path again
     text = str(error).splitlines()[0][:80] if str(error) else ''
     return text if isinstance(error, ValueError) and text else f'{type(error).__name__}: {text}'
 
