@@ -26,14 +26,14 @@ class FileReader:
     def name(self, i): return os.fsdecode(self.names[i])
     def __call__(self, i): return os.path.join(self.root, self.name(i))
 
-# %% ../nbs/lazy.ipynb #b8d0c12e
+# %% ../nbs/lazy.ipynb #5d290f5e
 WINDOW = 32 << 20 # bytes of row groups whose pictures are shuffled among each other; a worker keeps twice as much
 
 class ShardReader:
     "Pictures that are rows of parquet shards; the groups that were read last are kept, each process its own"
     def __init__(self, shards):
         self.shards, self.group_bytes, self.kept = [str(o) for o in shards], [], OrderedDict()
-        self.where, sizes, self.boxes, self.table = [], [], False, dict(label=[], caption=[])
+        self.where, sizes, there, self.table = [], [], set(), dict(label=[], caption=[])
         for k, shard in enumerate(self.shards):
             try:
                 with parquet.ParquetFile(shard) as f:
@@ -43,11 +43,11 @@ class ShardReader:
                     columns = f.read([o for o in self.table if o in names], use_threads=False)
             except (OSError, pa.ArrowInvalid) as e: raise ValueError(f'source={shard!r}: not readable as parquet ({str(e).splitlines()[0][:100]})') from None
             for o in self.table: self.table[o] += columns[o].to_pylist() if o in names else [None] * meta.num_rows
-            self.boxes |= 'box' in names
+            there.update(names)
             for g in range(meta.num_row_groups):
                 self.where.append((k, g)), sizes.append(meta.row_group(g).num_rows), self.group_bytes.append(meta.row_group(g).total_byte_size)
         self.first, self.group = np.cumsum([0, *sizes])[:-1], np.repeat(np.arange(len(sizes)), sizes)
-        self.table = {k: None if all(v is None for v in o) else o for k, o in self.table.items()}
+        self.boxes, self.table = 'box' in there, {k: o if k in there else None for k, o in self.table.items()}
 
     def __len__(self): return len(self.group)
     def name(self, i): return f'row {i - self.first[self.group[i]]} of group {self.where[self.group[i]][1]} in {Path(self.shards[self.where[self.group[i]][0]]).name}'

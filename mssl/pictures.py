@@ -53,7 +53,7 @@ class Pictures:
         some = self.image[::max(1, len(self) // 5000)].float().div_(255)
         return some.mean((0, 2, 3)).tolist(), some.std((0, 2, 3)).clamp_min(1e-3).tolist()
 
-# %% ../nbs/pictures.ipynb #6b8dbf81
+# %% ../nbs/pictures.ipynb #bd8bd1c8
 ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.npy'}
 TINIEST = 8 # pixels: a picture with a shorter side below this is no picture
 
@@ -69,7 +69,7 @@ def from_array(x, # [H,W], [H,W,C] or [C,H,W]: bytes, 16 bits, bool, or fraction
     if not np.isfinite(x).all(): raise ValueError('pixels that are nan or infinite')
     top = 65535 if x.dtype.kind in 'iu' else 1
     if x.min() < 0 or x.max() > top: raise ValueError(f'values from {x.min():.4g} to {x.max():.4g}, 0 to {top} are needed for {x.dtype}')
-    return np.ascontiguousarray((x * np.float32(255 / top)).astype(np.uint8))
+    return np.ascontiguousarray((x * (255 / top) + .5).astype(np.uint8))
 
 def to_rgb(image:Image.Image, # any mode: grey, 16-bit grey, palette, transparent, CMYK
           )->Image.Image: # mode RGB
@@ -263,7 +263,7 @@ def list_shards(path:Path, # a folder
     found['valid'] = unseen or found['valid'] # a validation split is preferred to the test split
     return found if found['train'] else dict(train=files, valid=[])
 
-# %% ../nbs/pictures.ipynb #0fa26ba3
+# %% ../nbs/pictures.ipynb #40a46f25
 def class_names(schema, # of a parquet file
                 labels:torch.Tensor, # class numbers
                )->list:
@@ -280,7 +280,7 @@ def clean_labels(label, # a column, or None
     "Class numbers; None without a column, and where some are missing"
     if label is None: return None
     label = [None if v is None or v != v else v for v in label]
-    strange = next((v for v in label if v is not None and (not isinstance(v, (int, float)) or v != int(v))), None)
+    strange = next((v for v in label if v is not None and not (isinstance(v, (int, float)) and abs(v) < 1e6 and v == int(v))), None)
     if strange is not None: raise ValueError(f"source={str(source)!r}: labels must be class numbers, got {strange!r}")
     missing = sum(v is None or v < 0 for v in label)
     if missing: warnings.warn(f'{missing} of {len(label)} labels are missing: the set is used without labels', stacklevel=3)
