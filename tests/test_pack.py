@@ -166,7 +166,7 @@ def slow(*args): time.sleep(.05); return usual(*args)
 p.shrink = slow
 p.pack({str(tmp_path / 'in')!r}, {str(tmp_path / 'out')!r}, size=32, shard=2, workers=1, show_bar=False)'''
     running = subprocess.Popen([sys.executable, '-c', slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.time() + 900 # a busy machine takes minutes to import torch
+    until = time.time() + 500 # a busy machine takes minutes to import torch
     while time.time() < until and running.poll() is None and len(list((tmp_path / 'out').glob('*.parquet'))) < 3: time.sleep(.02)
     running.send_signal(signal.SIGKILL); running.wait()
     there = {f.name: f.read_bytes() for f in (tmp_path / 'out').glob('*.parquet')}
