@@ -12,11 +12,12 @@ from .train import pretrain
 from .report import summary
 from .compare import compare
 
-# %% ../nbs/cli.ipynb #49730d45
+# %% ../nbs/cli.ipynb #e41e511c
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
-               arch:str='', # any timm name; empty: the recipe's own
+               arch:str='', # any timm name; empty: that of the weights, else the recipe's own
+               weights:str='', # where the encoder starts from: timm (published weights), a checkpoint file, a stored encoder's folder or name; empty: from scratch
                epochs:int=6, # passes over the training pictures
                bs:int=64, # pictures a batch
                size:int=32, # pixels of the views
@@ -36,7 +37,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
               ):
     "Pretrain an encoder on pictures, labelled or not; leave a report, the encoder and a checkpoint in a run folder"
     out = out or f"runs/{data.rstrip('/').split('/')[-1].replace(':', '-').replace('.parquet', '')}-{method}-{seed}"
-    settings = {} if resume else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
+    settings = {} if resume else dict(data=data, method=method, arch=arch or None, weights=weights or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
                                       labels=not unlabelled, supervised=not unsupervised, seed=seed, precision=precision)
     warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr)
     try: report = pretrain(out, resume=resume, overwrite=overwrite, device=device or None, **settings)

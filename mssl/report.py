@@ -45,7 +45,7 @@ def loading_lines(report:dict, # from `train.pretrain`
             f"import timm\nfrom safetensors.torch import load_file\n{small}bare = timm.create_model({report['arch']!r}, num_classes=0{extra})\n"
             f"bare.load_state_dict(load_file({str(Path(folder) / 'encoder.safetensors')!r}))  # wants pictures normalised{' and filtered' if report.get('filter') else ''} as in encoder.json")
 
-# %% ../nbs/report.ipynb #6b8bd832
+# %% ../nbs/report.ipynb #0d56b2be
 def percent(v): # a share, or None
     "`.5` as `50.0 %`"
     return '–' if v is None else f'{100 * v:.1f} %'
@@ -87,7 +87,7 @@ def write_report(out, # the run folder
     def add(title, *content): parts.append(f'<h2>{html.escape(title)}</h2>' + ''.join(content))
     if report['stopped']: parts.append(f"<p class=note>{html.escape(report['stopped'])}</p>")
     if r:
-        names = {'pixels': 'pixels, 16 x 16', 'untrained': 'untrained', 'encoder': 'this encoder', 'without filter': 'its filter left out', 'supervised': 'trained with labels'}
+        names = {'pixels': 'pixels, 16 x 16', 'untrained': f"as it started, from {Path(s['weights']).name}" if s.get('weights') else 'untrained', 'encoder': 'this encoder', 'without filter': 'its filter left out', 'supervised': 'trained with labels'}
         add('Result', table_html([['', '20-NN', 'linear probe']] + [[names[k], percent(r[k]['knn']), percent(r[k]['linear'])] for k in names if k in r], (1, 2)),
             f"<p>Share of {report['data']['valid']:,} validation pictures that are named right from frozen features.{html.escape(filter_note(report))}</p>")
     if h:
