@@ -5,18 +5,13 @@
 # %% auto #0
 __all__ = ['RATES', 'set_head', 'tune', 'answers', 'FineTunedRow', 'FineTuned', 'fine_tune']
 
-# %% ../nbs/fine_tune.ipynb #3bf653f5
+# %% ../nbs/fine_tune.ipynb #8f28e9ed
 import copy, time
 from dataclasses import dataclass
 from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastai.callback import schedule # gives a Learner its schedules
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import params
 from .core import as_size, check_number, keep_random
 from .data import Pictures, ResidentLoader
 from .encoders import PreparedEncoder, create_encoder, load_encoder
@@ -29,6 +24,11 @@ from .train import Classifier, device_name
 from .transfer import L2_ALONE, few_label_probe, label_ranks
 from .unlabelled import squeezed
 from .views import IMAGENET, Views
+from fastai.callback import schedule # gives a Learner its schedules
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import params
 
 # %% ../nbs/fine_tune.ipynb #d0264492
 RATES = (3e-4, 1e-3, 3e-3, 1e-2) # of Adam, peak of the one-cycle schedule
