@@ -30,9 +30,9 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import params
 
-# %% ../nbs/fine_tune.ipynb #47378bd3
+# %% ../nbs/fine_tune.ipynb #38f06dcf
 GENTLE = Augment((.5, 1.), jitter_p=0., grey=0.) # crops that seldom miss the object, and a flip
-RATES = (3e-4, 1e-3, 3e-3) # of Adam, peak of the one-cycle schedule
+RATES = (1e-4, 3e-4, 1e-3, 3e-3) # of Adam, peak of the one-cycle schedule
 
 class _Again(ResidentLoader):
     "Goes through its pictures again and again, in a new order every time, until `n` have come"
