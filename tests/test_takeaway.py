@@ -65,7 +65,7 @@ def test_vision_learner_starts_from_it(tmp_path, arch, kwargs):
     assert (tmp_path / 'l.pkl').stat().st_size < 1.05 * weights + 200_000, 'the weights once'
     with torch.no_grad(): assert (back.model.eval()(x) - learn.model.eval()(x)).abs().max() < 1e-4
 
-@pytest.mark.parametrize('arch', ['resnet10_tiny', 'resnet50', 'convnext_atto', 'vit_tiny_small'])
+@pytest.mark.parametrize('arch', ['resnet10_tiny', 'convnext_atto', 'vit_tiny_small'])
 def test_unet_learner_starts_from_it(tmp_path, arch):
     mine = trained(arch, HighPass.for_size(32))
     learn = unet_learner(loaders(mask=True), as_arch(saved(tmp_path, mine)), n_out=2, loss_func=nn.CrossEntropyLoss())
