@@ -104,7 +104,7 @@ def test_the_command(folder, tmp_path):
     done = subprocess.run(cli + [str(folder), '--encoder', 'nobody'], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1 and 'mssl_embed: ' in done.stderr and 'scenes_convnet' in done.stderr and 'Traceback' not in done.stderr, done.stderr
 
-@pytest.mark.parametrize('args, words', [((), '--encoder: a run folder or the name'), (('scenes_convnet', '/proc/no'), 'mssl_embed: '), (('scenes_convnet', '', 0, 'strech'), "did you mean 'squish'|method='strech'"), (('scenes_convnet', '', 0, 'crop', 64, 0), 'rows=0')])
+@pytest.mark.parametrize('args, words', [((), '--encoder: a run folder or the name'), (('scenes_convnet', '', 0, 'strech'), "did you mean 'squish'|method='strech'"), (('scenes_convnet', '', 0, 'crop', 64, 0), 'rows=0')])
 def test_the_command_refuses_with_a_sentence(folder, args, words):
     from mssl.cli import mssl_embed
     with pytest.raises(SystemExit, match=words): mssl_embed(str(folder), *args)
