@@ -14,7 +14,7 @@ from .train import pretrain
 from .report import summary
 from .compare import compare
 
-# %% ../nbs/cli.ipynb #a481c020
+# %% ../nbs/cli.ipynb #3936274c
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
@@ -40,7 +40,7 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
               ):
     "Pretrain an encoder on pictures, labelled or not; leave a report, the encoder and a checkpoint in a run folder"
     out = out or f"runs/{data.rstrip('/').split('/')[-1].replace(':', '-').replace('.parquet', '')}-{method}-{seed}"
-    settings = {} if resume else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
+    settings = {} if resume and not plan else dict(data=data, method=method, arch=arch or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
                                       labels=not unlabelled, supervised=not unsupervised, seed=seed, precision=precision)
     warnings.showwarning = lambda message, *args, **kwargs: None if process_rank() else print(f'note: {message}', file=sys.stderr)
     try:

@@ -27,10 +27,10 @@ def pictures(order=None, bs=BS):
 class Known(Callback):
     "Crops that the number of a picture decides, not chance; what was trained on is written down"
     order = 8 # after Views (5) and ContrastiveCrop (7)
-    def __init__(self, wide, fixed=True):
+    def __init__(self, fixed=True):
         g = torch.Generator().manual_seed(3)
         near, far = torch.rand(2, N, 2, generator=g) * .4, 1 - torch.rand(2, N, 2, generator=g) * .4
-        self.boxes, self.calls, self.ids, self.losses, self.wide, self.fixed = torch.cat([near, far - near], 2), 0, [], [], wide, fixed
+        self.boxes, self.calls, self.ids, self.losses, self.fixed = torch.cat([near, far - near], 2), 0, [], [], fixed
     def before_fit(self):
         if self.fixed: self.learn.views.box_source = self.source
     def source(self, index):
@@ -41,7 +41,7 @@ class Known(Callback):
         assert torch.equal(v.image, self.dls.train_ds.image[v.index] if self.training else self.dls.valid_ds.image[v.index]), 'an index names its own picture'
         if self.training: self.ids.append(v.index.tolist())
         if not self.fixed and self.training and self.epoch: self._check_crops(v)
-        if self.wide: self.learn.xb = tuple(o.double() if o.is_floating_point() else o for o in self.xb)
+        self.learn.xb = tuple(o.double() if o.is_floating_point() else o for o in self.xb)
     def _check_crops(self, v):
         table = self.learn.contrastive_crop.table.box[v.index].float()
         assert torch.allclose(table, self.dls.train_ds.box[v.index].float(), atol=1e-6), 'every process has the boxes of its pictures'
@@ -57,8 +57,8 @@ def train(what, how, order=None):
     name, _, kind = what.partition(':')
     torch.manual_seed(0)
     one = Augment(flip=0., jitter_p=0., grey=0.)
-    crops = [ContrastiveCrop(kind or 'model', threshold=.5, check=False)] if name == 'contrastive_crop' else []
-    wide, cbs = not crops, [*crops, known := Known(not crops, kind != 'truth')]
+    crops = [ContrastiveCrop(kind or 'model', threshold=.5, layer='layer3', check=False)] if name == 'contrastive_crop' else []
+    cbs = [*crops, known := Known(kind != 'truth')]
     if name in ('mae', 'siamese_im'):
         masks = patch_mask(N, SIZE // 4, .5, generator=torch.Generator().manual_seed(4))
         cbs.append(HidePatches(masks=lambda views, grid: masks[views.index % N]))
@@ -66,7 +66,8 @@ def train(what, how, order=None):
     else: kwargs = {}
     bs = BS // 2 if how == 'fastai' else BS
     learn = recipe_learner(name, pictures(order, bs), size=SIZE, augment=one, cbs=cbs, opt_func=SGD, **kwargs)
-    if wide: learn.model.double()
+    learn.model.double() # rounding grows with every step
+    if crops: learn.model.encoder.conv1.register_forward_pre_hook(lambda module, x: (x[0].double(),)) # boxes are looked for outside of the batch
     if how == 'fastai':
         from fastai.distributed import DistributedDL
         def broadcast(self, t, rank): # fastai's own goes through CUDA

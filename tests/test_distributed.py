@@ -1,5 +1,5 @@
 "Two processes on a CPU, started as people start them, train what one process with the whole batch trains."
-import importlib.util, json, os, re, subprocess, sys
+import importlib.util, json, os, re, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from fastai.data.load import DataLoader
@@ -17,12 +17,15 @@ here = Path(__file__).resolve().parent
 RECIPES = 'info_nce', 'vicreg', 'byol', 'siamese_im', 'mae', 'contrastive_crop'
 unix = pytest.mark.skipif(os.name == 'nt', reason='torchrun is started on Linux and macOS')
 
+def free_port():
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+
 def start(launcher, script, *args, cwd=None):
     "Two processes; the machine's memory of other launches stays out"
     env = {k: v for k, v in os.environ.items() if k not in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_PORT')}
     env.update(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(Path(mssl.__file__).parent.parent), os.environ.get('PYTHONPATH', '')]))
-    line = dict(torchrun=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'],
-                accelerate=['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0'])[launcher]
+    line = dict(torchrun=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '--'], # without the -- torchrun takes a flag such as --n for its own
+                accelerate=['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', str(free_port())])[launcher]
     return subprocess.run([sys.executable, '-W', 'ignore', *line, str(script), *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
 
 def both(folder, name): return [torch.load(f'{folder}/{name}.{r}', weights_only=True) for r in range(2)]
@@ -44,11 +47,10 @@ def by_torchrun(tmp_path_factory):
 def test_torchrun_equals_one_process(name, by_torchrun):
     "Losses, weights, batch statistics, teacher, boxes, validation: all of them"
     one, (a, b) = train(name, 'alone'), both(by_torchrun, name)
-    tol = 1e-3 if name == 'contrastive_crop' else 1e-7 # crops are looked for in float32
-    equal(one, a, tol), equal(one, b, tol)
+    equal(one, a, 1e-7), equal(one, b, 1e-7)
     assert all(abs(x - y) < 1e-3 for p, q in zip(one['values'], a['values']) for x, y in zip(p, q) if x == x), 'validation and gauges see the whole set'
     for whole, p, q in zip(one['ids'], a['ids'], b['ids'], strict=True): assert p + q == whole, 'a batch holds the same pictures, each process has its half'
-    if name == 'contrastive_crop': assert one['state']['crop_boxes.state'].min() > 0 and one['state']['crop_boxes.box'].std(0).min() > 0, 'there were boxes to compare'
+    if name == 'contrastive_crop': assert (one['state']['crop_boxes.state'] == 1).float().mean() > .9 and one['state']['crop_boxes.box'].std(0).min() > 0, 'there were boxes to compare'
 
 @unix
 def test_crops_lie_in_the_boxes_of_their_own_pictures(by_torchrun):
