@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SkipDone', 'read_checkpoint', 'Checkpoint']
 
-# %% ../nbs/checkpoint.ipynb #bc52de22
-import pickle, time, warnings
+# %% ../nbs/checkpoint.ipynb #9678d27e
+import time, warnings
 from pathlib import Path
 import numpy as np, torch
 import torch.distributed as dist
@@ -30,7 +30,7 @@ class SkipDone(Callback):
         if self.random is not None: set_random_state(self.random, self.dls.device or 'cpu')
         self.done = self.learn.inside = 0
 
-# %% ../nbs/checkpoint.ipynb #1ae3bc96
+# %% ../nbs/checkpoint.ipynb #01ac3267
 def _plain(o):
     "Lists, tuples, dicts, tensors and numbers only, so that torch reads the file back without running code"
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
@@ -45,7 +45,7 @@ def read_checkpoint(path, # the file
     path = Path(path)
     if not path.is_file(): raise ValueError(f'resume: there is no checkpoint {str(path)!r}')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as e: raise ValueError(f'resume: {str(path)!r} is not a whole checkpoint ({(str(e).splitlines() or [type(e).__name__])[0][:80]})') from None
+    except Exception as e: raise ValueError(f'resume: {str(path)!r} is not a whole checkpoint ({(str(e).splitlines() or [type(e).__name__])[0][:80]})') from None
     if not isinstance(state, dict) or not {'model', 'opt', 'epoch', 'random', 'settings'} <= state.keys(): raise ValueError(f'resume: {str(path)!r} is no checkpoint of a training')
     return state
 

@@ -84,7 +84,7 @@ def part_loader(dl, # a fastai `DataLoader`
     made.rng.setstate(from_first(dl.rng.getstate))
     return made
 
-# %% ../nbs/distributed.ipynb #c3dd2778
+# %% ../nbs/distributed.ipynb #182832b9
 class Together(Callback):
     "Wrap the model, share out the training pictures, let each process draw its own views and validate by itself"
     order = 11 # after mixed precision (10), as fastai's own
@@ -97,13 +97,15 @@ class Together(Callback):
         kwargs = dict(device_ids=[device.index]) if device.type == 'cuda' else {}
         self.learn.model = DistributedDataParallel(sync_batchnorm(self.model), broadcast_buffers=False, **kwargs) # synchronised statistics are equal everywhere
 
-    def before_validate(self): 
+    def before_validate(self):
         if process_count() > 1: self._inside.enter_context(apart())
     def after_validate(self): self._close()
     def _close(self):
         if hasattr(self, '_inside'): self._inside.close()
 
-    def after_fit(self):
+    def after_fit(self): self.restore()
+    def restore(self):
+        "The Learner as it was before, also after a stop in the middle"
         self._close()
         if not hasattr(self, '_loaders'): return
         rng = self.dls.loaders[0].rng.getstate()
@@ -116,8 +118,9 @@ def together(learn, # a `Learner`; `join_processes` comes before its pictures ar
             ):
     "`with together(learn): learn.fit(...)`: train in all processes; in a process that is alone nothing changes"
     if process_count() == 1: yield learn; return
-    cb, logger = Together(), learn.logger
+    cb = Together()
     with contextlib.ExitStack() as stack:
         if process_rank(): stack.enter_context(learn.no_bar()), stack.enter_context(learn.no_logging())
         stack.enter_context(learn.added_cbs([cb]))
+        stack.callback(cb.restore)
         yield learn
