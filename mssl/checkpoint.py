@@ -30,7 +30,7 @@ class SkipDone(Callback):
         if self.random is not None: set_random_state(self.random, self.dls.device or 'cpu')
         self.done = self.learn.inside = 0
 
-# %% ../nbs/checkpoint.ipynb #01ac3267
+# %% ../nbs/checkpoint.ipynb #cf19f1fb
 def _plain(o):
     "Lists, tuples, dicts, tensors and numbers only, so that torch reads the file back without running code"
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
@@ -56,7 +56,7 @@ def _fits(path, state, model):
     lacking, more = [k for k in own if k not in theirs and not free(k)], [k for k in theirs if k not in own and not free(k)]
     other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape and not free(k)]
     if not (lacking or more or other): return
-    said = [f'{len(lacking)} tensors are missing, such as {lacking[0]}'] * bool(lacking) + [f'{len(more)} belong nowhere, such as {more[0]}'] * bool(more)
+    said = [f'{len(o)} tensors {what}, such as {o[0]}' for o, what in ((lacking, 'are missing'), (more, 'belong nowhere')) if o]
     if other: said.append(f'{other[0]} has the shape {list(theirs[other[0]].shape)}, not {list(own[other[0]].shape)}')
     given = ', '.join(f'{k}={v!r}' for k, v in state['settings'].items() if k in ('method', 'arch', 'size') and v is not None)
     raise ValueError(f'resume: {str(path)!r} was made with another model{f" ({given})" if given else ""}: ' + '; '.join(said))

@@ -104,7 +104,7 @@ def test_a_setting_that_is_newer_than_the_file_is_no_reason(file):
     learn.checkpoint.settings = dict(method='info_nce', invented=3)
     assert learn.checkpoint.load(learn) == 1
 
-@pytest.mark.parametrize('make, words', [(lambda f: learner(f, arch=BYOL('resnet10_tiny'), loss=byol_loss), r'another model \(method=.info_nce., size=16\): \d+ tensors are missing, such as .*; \d+ belong nowhere'),
+@pytest.mark.parametrize('make, words', [(lambda f: learner(f, arch=BYOL('resnet10_tiny'), loss=byol_loss), r'another model \(method=.info_nce., size=16\): \d+ tensors are missing, such as .*; \d+ tensors belong nowhere'),
                                          (lambda f: learner(f, model_kwargs=dict(dim=64)), r'another model .*has the shape \[128.*, not \[64')])
 def test_another_model_is_refused(make, words, file):
     learn = make(file)
