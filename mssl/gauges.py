@@ -134,7 +134,7 @@ class SpreadGauge(Gauge):
         if self.values['spread'] < self.warn_below: self._warn('spread', f"collapsed in epoch {self.epoch}: the spread of the embeddings is {self.values['spread']:.3f} (1 is healthy), all pictures get nearly the same one; {cure}")
         elif self.values['rank'] < self.warn_rank: self._warn('rank', f"collapsed in epoch {self.epoch}: the rank of the embeddings is {self.values['rank']:.1f}, they lie on about one line; {cure}")
 
-# %% ../nbs/03a_gauges.ipynb #af34874a
+# %% ../nbs/03a_gauges.ipynb #b8b0d901
 class FiniteLoss(Callback):
     "Pass over a batch whose loss is nan or inf; say so once; end the training when they come one after the other, or when no batch could be trained on"
     order, run_valid = 12, False # after mixed precision (10), which closes its autocast in `after_loss`
@@ -151,4 +151,6 @@ class FiniteLoss(Callback):
         raise CancelBatchException
 
     def after_train(self):
-        if not self._good: raise ValueError(f'FiniteLoss: no batch of epoch {self.epoch} could be trained on; with bs={self.dl.bs} and {len(self.dl.dataset):,} pictures, batches of at least 2 are needed')
+        if self._good: return
+        why = f'the loss of every one was nan or inf; lr={self.opt.hypers[-1]["lr"]:.2g} may be too high, try a tenth of it, or float32' if self.row else f'with bs={self.dl.bs} and {len(self.dl.dataset):,} pictures, batches of at least 2 are needed'
+        raise ValueError(f'FiniteLoss: no batch of epoch {self.epoch} could be trained on; {why}')
