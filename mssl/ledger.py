@@ -242,7 +242,7 @@ def claim_rows(chapter:str, # such as '06'
     for what in values or (): check_choice('values', what, [p.what for p in parts if isinstance(p, Measured)])
     return [p.row(runs, values) for p in parts]
 
-# %% ../nbs/ledger.ipynb #ba7c034c
+# %% ../nbs/ledger.ipynb #bb96ce53
 @dataclass(frozen=True)
 class Claim:
     "A sentence of a paper, in a few words"
@@ -259,7 +259,7 @@ CLAIMS = [Claim(*o) for o in [
     ('C5', 'U-shape restores variety', '07', True), ('C6', 'beats random crops, all losses', '07', True, True), ('C7', 'whatever the colours do', '07'), ('C8', 'at negligible cost', '07'), ('C9', 'helps to locate', '07'),
     ('S1', 'another view gives meaning', '09', True, True), ('S2', 'strong colours matter', '09'), ('S3', 'dense targets give places', '09', True, True), ('S4', 'one dense loss is enough', '09'),
     ('S5', 'relative place is needed', '09'), ('S6', 'beats painting in meaning', '09'), ('S7', 'beats telling apart in places', '09'), ('S8', 'more so when data is poor', '09', True), ('S9', 'hiding the input helps', '09'),
-    ('T1', 'meaning beats pixels', '11'), ('T2', "agreeing [CLS] enrich patches", '11'), ('T3', 'shared space carries it', '11'), ('T4', 'masks chosen by the text', '10 11', False, True),
+    ('T1', 'meaning beats pixels', '11'), ('T2', "agreeing [CLS] enrich patches", '11'), ('T3', 'shared space carries', '11'), ('T4', 'masks chosen by the text', '10 11', False, True),
     ('T5', 'text inside the masked model', '11'), ('T6', 'text inside the target', '11'), ('T7', 'beats contrast alone', '11')]]
 
 WORDS = ('held', 'did not hold', 'not testable here', 'no run stored yet')
@@ -273,7 +273,7 @@ def combined(words, # verdicts of the parts that decide
     if 'did not hold' in known: return 'did not hold'
     return 'held' if 'held' in known and (not every or set(words) == {'held'}) else 'not testable here'
 
-# %% ../nbs/ledger.ipynb #835094ca
+# %% ../nbs/ledger.ipynb #21302caf
 COLOURS = dict(zip(WORDS, (('#0072b2', '✓'), ('#d55e00', '✗'), ('#767676', '?'), ('#767676', '–')))) # the mark says it without the colour
 
 class Ledger:
@@ -304,8 +304,8 @@ class Ledger:
     def reasons_figure(self)->Sheet: # for the parts of all claims
         "Why parts have no verdict, counted"
         why = [p['why'] for r in self.rows for p in r['parts'] if p['why']]
-        count = {k: why.count(k) for k in REASONS}
-        sheet = Sheet(2.1, alt='Comparisons without a verdict: ' + ', '.join(f'{v} {k}' for k, v in count.items()))
+        count = {k: why.count(k) for k in REASONS if k in why}
+        sheet = Sheet(.6 + .42 * len(count), alt='Comparisons without a verdict: ' + ', '.join(f'{v} {k}' for k, v in count.items()))
         sheet.set_layout_engine('constrained')
         ax = sheet.subplots()
         ax.barh(list(count), list(count.values()), color='#767676', height=.6), ax.invert_yaxis()
@@ -313,20 +313,24 @@ class Ledger:
         ax.tick_params(labelsize=10.5), ax.spines[['top', 'right']].set_visible(False), ax.set_title('comparisons without a verdict', fontsize=11)
         return sheet
 
+def _seeds(o): return f"{o['seeds']} seed{'s' * (o['seeds'] != 1)}" if o['seeds'] else ''
+
 def _entry(r): # a line that unfolds to the parts and their commands
     c, e, (colour, mark) = r['claim'], html.escape, COLOURS[r['verdict']]
     said = ', '.join(f'{n} {w}' for w, n in r['of'].items() if n)
     def part(p):
-        seeds = f", {p['seeds']} seed{'s' * (p['seeds'] != 1)}" if p['seeds'] else ''
-        return f"<li><b>{e(p['verdict'])}</b>{'' if p['decides'] else ' (beside it)'}: {e(p['measured'])}{': ' + e(p['difference']) if p['difference'] else ''}{seeds}{', ' + p['why'] if p['why'] == REASONS[2] else ''}</li>"
+        return f"<li><b>{e(p['verdict'])}</b>{'' if p['decides'] else ' (beside it)'}: {e(p['measured'])}{': ' + e(p['difference']) if p['difference'] else ''}{', ' + _seeds(p) if p['seeds'] else ''}{', ' + p['why'] if p['why'] == REASONS[2] else ''}</li>"
     commands = '\n'.join(dict.fromkeys(o for p in r['parts'] for o in p['commands']))
-    head = (f'<span style="display:inline-block;min-width:3.2em;font-weight:{700 if c.headline else 400}">{c.id}</span><span style="color:{colour};font-weight:700;white-space:nowrap">{mark} {r["verdict"]}</span> '
-            f'<span>{e(c.text)}</span> <span style="font-variant-numeric:tabular-nums;white-space:nowrap;opacity:.8">{e(r["difference"])}{", " + str(r["seeds"]) + " seed" + "s" * (r["seeds"] != 1) if r["seeds"] else ""}</span>')
+    number = f"{r['difference']}{', ' if r['seeds'] else ''}{_seeds(r)}"
+    cell = lambda text, width, style='': f'<span style="flex:1 1 {width};{style}">{text}</span>'
+    head = (f'<span style="display:inline-flex;flex-wrap:wrap;gap:0 1em;width:calc(100% - 1.6em);vertical-align:top">'
+            f'<span style="flex:0 0 13em"><span style="display:inline-block;min-width:3em;font-weight:{700 if c.headline else 400}">{c.id}</span><span style="color:{colour};font-weight:700">{mark} {r["verdict"]}</span></span>'
+            f'{cell(e(c.text), "12em")}{cell(e(number), "14em", "font-variant-numeric:tabular-nums;opacity:.8")}</span>')
     body = f'<p>{"Of its parts that decide: " + said}{", and each must hold" if c.every else ""}. Chapter {" and ".join(c.pages.split())}.</p><ul>{"".join(map(part, r["parts"]))}</ul>'
     again = f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8em">{e(commands)}</pre>' if commands else ''
     return f'<details style="border-bottom:1px solid #8886;padding:.3em 0"><summary>{head}</summary>{body}{again}</details>'
 
-# %% ../nbs/ledger.ipynb #8b04c7b9
+# %% ../nbs/ledger.ipynb #74f2339c
 def _draw(ledger): # two columns of marks, ids and words
     rows, n = ledger.rows, -(-len(ledger.rows) // 2)
     said = ', '.join(f'{v} {k}' for k, v in ledger.counts.items() if v)
@@ -336,8 +340,8 @@ def _draw(ledger): # two columns of marks, ids and words
         x, y, (colour, mark), c = 5.15 * (i // n), i % n, COLOURS[r['verdict']], r['claim']
         filled = r['verdict'] in WORDS[:2]
         ax.add_patch(Rectangle((x, y - .42), .95, .84, facecolor=colour if filled else 'white', edgecolor=colour, lw=1))
-        ax.text(x + .48, y, f'{c.id} {mark}', ha='center', va='center', fontsize=8.5, color='white' if filled else 'black', fontweight='bold' if c.headline else 'normal')
-        ax.text(x + 1.05, y, c.text, va='center', fontsize=9)
+        ax.text(x + .48, y, f'{c.id} {mark}', ha='center', va='center', fontsize=9, color='white' if filled else 'black', fontweight='bold' if c.headline else 'normal')
+        ax.text(x + 1.05, y, c.text, va='center', fontsize=10)
     for k, (w, v) in enumerate(ledger.counts.items()):
         ax.text((.05, 5.2)[k % 2], -2.2 + .9 * (k // 2), f'{COLOURS[w][1]}  {v} {w}', fontsize=11, color=COLOURS[w][0], fontweight='bold', va='center')
     ax.set_xlim(0, 10.3), ax.set_ylim(n - .4, -2.8), ax.axis('off')
