@@ -71,6 +71,8 @@ BAD = {
     'loud': ('import sys\ndef my_hide(x, mask):\n    for _ in range(20000): print("x" * 100); sys.stderr.write("y" * 50)\n    return x', 'not yet', ''),
     'no function': ('my_hide = 3', 'not yet', 'function itself'),
     'hole': ('def my_hide(x, mask):\n    ...', 'not solved yet', 'wanted is'),
+    'a library that is not there': ('import torch, no_such_library\ndef my_hide(x, mask): return x', 'error', 'ModuleNotFoundError'),
+    'remainder': ('def my_hide(x, mask):\n    k = (7\n      % 4)\n    return x[:k]', 'not yet', ''),
     'magic': ('%matplotlib inline\n!echo no\ndef my_hide(x, mask): return x', 'not yet', ''),
 }
 
@@ -101,6 +103,10 @@ def test_one_exercise_takes_only_its_own_cells(tmp_path):
 
 def test_a_check_beside_the_answer_does_not_hide_it(tmp_path):
     nb = write(tmp_path/'s.ipynb', 'from mssl.edges_exercises import *', 'from mssl import edges\ndef my_high_pass(x, k, s): return edges.high_pass(x, k, s)\ncheck_high_pass(my_high_pass)')
+    assert score(exercises_of(nb)[0]).word == 'right'
+
+def test_a_failing_import_costs_nothing_that_does_not_need_it(tmp_path):
+    nb = write(tmp_path/'s.ipynb', 'import no_such_library', 'from mssl.edges_exercises import *', 'from mssl import edges', 'def my_high_pass(x, k, s): return edges.high_pass(x, k, s)')
     assert score(exercises_of(nb)[0]).word == 'right'
 
 def test_missing_and_unreadable(tmp_path):
