@@ -280,7 +280,7 @@ def combined(words, # verdicts of the parts that decide
     if 'did not hold' in known: return 'did not hold'
     return 'held' if 'held' in known and (not every or set(words) == {'held'}) else 'not testable here'
 
-# %% ../nbs/ledger.ipynb #21302caf
+# %% ../nbs/ledger.ipynb #626c80f5
 COLOURS = dict(zip(WORDS, (('#0072b2', '✓'), ('#d55e00', '✗'), ('#767676', '?'), ('#767676', '–')))) # the mark says it without the colour
 
 class Ledger:
@@ -331,8 +331,8 @@ def _entry(r): # a line that unfolds to the parts and their commands
     number = f"{r['difference']}{', ' if r['seeds'] else ''}{_seeds(r)}"
     cell = lambda text, width, style='': f'<span style="flex:1 1 {width};{style}">{text}</span>'
     head = (f'<span style="display:inline-flex;flex-wrap:wrap;gap:0 1em;width:calc(100% - 1.6em);vertical-align:top">'
-            f'<span style="flex:0 0 13em"><span style="display:inline-block;min-width:3em;font-weight:{700 if c.headline else 400}">{c.id}</span><span style="color:{colour};font-weight:700">{mark} {r["verdict"]}</span></span>'
-            f'{cell(e(c.text), "12em")}{cell(e(number), "14em", "font-variant-numeric:tabular-nums;opacity:.8")}</span>')
+            f'<span style="flex:0 0 14em;white-space:nowrap"><span style="display:inline-block;min-width:3em;font-weight:{700 if c.headline else 400}">{c.id}</span><span style="color:color-mix(in srgb, {colour} 75%, currentColor);font-weight:700">{mark} {r["verdict"]}</span></span>'
+            f'{cell(e(c.text), "11em")}{cell(e(number), "12em", "font-variant-numeric:tabular-nums;opacity:.8")}</span>')
     body = f'<p>{"Of its parts that decide: " + said}{", and each must hold" if c.every else ""}. Chapter {" and ".join(c.pages.split())}.</p><ul>{"".join(map(part, r["parts"]))}</ul>'
     again = f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8em">{e(commands)}</pre>' if commands else ''
     return f'<details style="border-bottom:1px solid #8886;padding:.3em 0"><summary>{head}</summary>{body}{again}</details>'

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['epps_pulley', 'random_directions', 'LeJEPA', 'Resketch']
 
-# %% ../nbs/12a_sigreg.ipynb #661b6a5f
-import math
+# %% ../nbs/12a_sigreg.ipynb #1bdf12d1
 import torch
-from fastai.callback.core import Callback
 from .core import check_number
+from fastai.callback.core import Callback
 from .processes import gather, process_count, sum_over_processes
 from .recipes import add_recipe
 from .siamese import check_embeddings, siamese_learner

@@ -32,13 +32,13 @@ def title(path): return re.search(r'^# +(.+)$', as_text(json.loads(path.read_tex
 def table(): # markdown
     "A row for each chapter and room with a number"
     ran = json.loads((root/'scripts/minutes.json').read_text(encoding='utf-8'))
-    rows = ['| notebook | words | cells of code | minutes to read | minutes to run |', '|---|---|---|---|---|']
+    rows = ['| notebook | to read | to run | words | cells of code |', '|---|---|---|---|---|']
     for name in chapters():
         path = root/'nbs'/f'{name}.ipynb'
         words, cells, minutes = reading(path)
         run = ran['minutes'].get(name)
-        rows.append(f"| [{name.split('_')[0]} {title(path)}]({name}.ipynb) | {words:,} | {cells} | {minutes} | {'not measured' if run is None else f'{run:.1f}'} |")
-    return '\n'.join([*rows, '', f"Minutes to run: {ran['where']}."])
+        rows.append(f"| [{name.split('_')[0]} {title(path)}]({name}.ipynb) | {minutes} | {'–' if run is None else f'{run:.1f}'} | {words:,} | {cells} |")
+    return '\n'.join([*rows, '', f"Minutes. To run: {ran['where']}; – is not measured yet."])
 
 def main(check=False): # -> was it out of date?
     "Bring the table up to date"

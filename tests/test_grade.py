@@ -76,7 +76,9 @@ BAD = {
     'magic': ('%matplotlib inline\n!echo no\ndef my_hide(x, mask): return x', 'not yet', ''),
 }
 
-@pytest.mark.parametrize('name', BAD)
+ALWAYS = ('endless', 'syntax', 'error above', 'exit', 'hard exit') # each costs the seconds that PyTorch takes to load
+
+@pytest.mark.parametrize('name', [o if o in ALWAYS else pytest.param(o, marks=pytest.mark.slow) for o in BAD])
 def test_whatever_a_student_wrote_there_is_a_score(name, tmp_path):
     source, word, reason = BAD[name]
     nb = write(tmp_path/'s.ipynb', 'import torch\nfrom mssl.edges_exercises import check_hide', source, 'check_hide(my_hide)')
