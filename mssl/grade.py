@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.script import call_parse
 from .core import check_number
 
-# %% ../nbs/grade.ipynb #fc77caf9
+# %% ../nbs/grade.ipynb #7d70b6ca
 @dataclass
 class Exercise:
     "A check, and the cells that its answer needs"
@@ -28,6 +28,10 @@ def _checks(): # room -> names of its checks
         found[p.stem] = [o.name.removeprefix('check_') for o in body if isinstance(o, ast.FunctionDef) and o.name.startswith('check_') and o.name in exported]
     return found
 
+def _tree(source):
+    try: return ast.parse(source)
+    except (SyntaxError, ValueError): return None
+
 def _sources(path): # code cells as text, without magics and without those that are not the student's
     try: cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
     except FileNotFoundError: raise ValueError(f'notebook={str(path)!r}: there is no such file') from None
@@ -38,16 +42,12 @@ def _sources(path): # code cells as text, without magics and without those that 
         source = c.get('source', '')
         source = source if isinstance(source, str) else ''.join(source)
         if re.search(r'(?m)^#\| *(export|exports|eval: false|default_exp)', source): continue
-        out.append(re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source))
+        out.append(source if _tree(source) else re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source)) # magics
     return out
-
-def _tree(source):
-    try: return ast.parse(source)
-    except (SyntaxError, ValueError): return None
 
 def _made(source): # names that a cell makes at its top level; of broken code, those that can be seen
     tree = _tree(source)
-    if tree is None: return set(re.findall(r'(?m)^(?:def|class)\s+(\w+)|^(\w+)\s*=[^=]', source) and [a or b for a, b in re.findall(r'(?m)^(?:def|class)\s+(\w+)|^(\w+)\s*=[^=]', source)])
+    if tree is None: return {a or b for a, b in re.findall(r'(?m)^(?:def|class)\s+(\w+)|^(\w+)\s*=[^=]', source)}
     names = {o.name for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
     def inside(o): # without the bodies of functions
         yield o
@@ -85,7 +85,7 @@ def exercises_of(notebook, # path of a notebook
             out.append(Exercise(n, m, [s for i, s in enumerate(usable) if i in needed or _imports(s)] if needed else []))
     return out
 
-# %% ../nbs/grade.ipynb #a28d04cb
+# %% ../nbs/grade.ipynb #12d9b220
 @dataclass
 class Score:
     "What came of an exercise"
@@ -94,20 +94,17 @@ class Score:
     reason:str
 
 def _work(folder): # in the other process: run the cells, then the check
-    import importlib, traceback
+    import importlib, linecache, traceback
     task = json.loads((Path(folder) / 'task.json').read_text(encoding='utf-8'))
     check = getattr(importlib.import_module(f"mssl.{task['module']}"), f"check_{task['name']}")
     (Path(folder) / 'ready').touch()
-    import linecache
     space, said = {'__name__': '__main__'}, None
     for i, source in enumerate(task['cells']):
         name = f'<cell {i + 1}>'
         linecache.cache[name] = (len(source), None, source.splitlines(True), name) # so that an error can show its line
         try: exec(compile(source, name, 'exec'), space)
-        except BaseException as e:
-            said = f'{traceback.format_exception_only(e)[-1].strip()[:300]}'
-            if f"my_{task['name']}" not in space or isinstance(e, SystemExit): break
-    if f"my_{task['name']}" not in space: answer = dict(word='error', reason=f'its cells stopped before the function was there: {said}' if said else 'its cells do not make the function')
+        except BaseException as e: said = said or traceback.format_exception_only(e)[-1].strip()[:300] # a missing library may not be needed
+    if f"my_{task['name']}" not in space: answer = dict(word='error', reason=f'its cells do not make the function: {said}' if said else 'its cells do not make the function')
     else:
         try: verdict = check(space[f"my_{task['name']}"]); answer = dict(word=verdict.word, reason=verdict.reason)
         except BaseException as e: answer = dict(word='error', reason=f'the check stopped: {traceback.format_exception_only(e)[-1].strip()[:300]}')

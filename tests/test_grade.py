@@ -120,10 +120,11 @@ def test_missing_and_unreadable(tmp_path):
     with pytest.raises(SystemExit, match='mssl_check: notebook'): mssl_check(str(tmp_path/'d.ipynb'))
     with pytest.raises(ValueError, match='seconds'): score(Exercise('hide', 'edges_exercises', ['x']), 0)
 
-def test_the_command_is_there():
+def test_the_command_is_there(tmp_path):
     import importlib.metadata, configparser
     config = configparser.ConfigParser(delimiters=['='])
     config.read(root/'settings.ini')
     assert 'mssl_check=mssl.grade:mssl_check' in config['DEFAULT']['console_scripts']
-    done = subprocess.run([sys.executable, '-c', 'from mssl.grade import mssl_check; mssl_check()', str(root/'nbs/04a_edges_exercises.ipynb'), '--list'], capture_output=True, text=True, cwd=root)
+    (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(root)!r})\nfrom mssl.grade import mssl_check\nmssl_check()')
+    done = subprocess.run([sys.executable, tmp_path/'run.py', str(root/'nbs/04a_edges_exercises.ipynb'), '--list'], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and done.stdout.count('there') == 4, done.stderr
