@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mssl import captions, text
-from mssl.scenes import PLACES, place_word
+from mssl import captions, scenes, text
 
 
 # 1. The place: (box [B,4], crop [B,4], flip bool [B]) -> int64 [B]
@@ -42,7 +41,7 @@ def numpy_word(box, crop, flip):
 
 def mssl_word(box, crop, flip):
     inside, _ = captions.boxes_in_view(box[:, None], crop, flip)
-    return torch.tensor([PLACES.index(o) for o in place_word(inside[:, 0])])
+    return torch.tensor([scenes.PLACES.index(o) for o in scenes.place_word(inside[:, 0])])
 
 
 # 2. The draws: (relevance [B,L], k) -> bool [B,L]
