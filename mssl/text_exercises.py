@@ -44,7 +44,7 @@ def _usual_words(box, crop, flip):
     w, of = _nine(m), lambda *a: _word(*a)[0]
     return (('`flip` is not used', of(box, crop, no)), ('`crop` is not used: these are places in the picture', of(box, whole, flip)), ('neither `crop` nor `flip` is used', of(box, whole, no)),
             ('it is mirrored where `flip` is False', of(box, crop, ~flip)), ('all views are mirrored; only where `flip` is True', of(box, crop, ~no)),
-            ('the picture is mirrored first and cropped then; here the view is cut out first, from the unflipped picture', of(torch.stack([box[:, 0], 1 - box[:, 1] - box[:, 3], box[:, 2], box[:, 3]], 1) if False else box, torch.where(flip[:, None], mirrored, crop), flip)),
+            ('the picture is mirrored first and cropped then; here the view is cut out first, from the unflipped picture', of(box, torch.where(flip[:, None], mirrored, crop), flip)),
             ('the whole box counts; only the part in view does', _nine(turn(rel))), ('rows are mirrored; a flip exchanges left and right', _nine(torch.where(flip[:, None], (boxes_in_view(box[:, None], crop, no)[0][:, 0, :2] + b[:, 2:] / 2 - side.flip(0)).abs(), m))),
             ('row and column are exchanged: `3 * row + column`', _nine(m.flip(1))), ('the places are counted from 1', w + 1), ('this is the corner of the object, not its middle', _nine(b[:, :2])), ('this is the far corner of the object, not its middle', _nine(b[:, :2] + b[:, 2:])),
             ('all pictures of the batch have the place of the first one', w[:1].expand_as(w)))
@@ -87,7 +87,7 @@ def check_word(fn, # your function of (box, crop, flip)
             if not said: shown, first = {f'blue expected, orange yours #{i}': _nine_cells(view[i], want[i], y[i]) for i in (0, 1)}, y
             elif (y != right).any():
                 k = (y != right).int().argmax().item()
-                _usual(y.double(), _usual_words(*given), f'{said}{(y != right).double().mean():.0%} are wrong; box {[round(o, 2) for o in given[0][k].tolist()]} in the crop {[round(o, 2) for o in given[1][k].tolist()]}{", mirrored," if given[2][k] else ""} is {right[k]:.0f}, yours {y[k]}; it is none of the usual mistakes', shown)
+                _usual(y.double(), _usual_words(*given) if len(y) > 9 else (), f'{said}{(y != right).double().mean():.0%} are wrong; box {[round(o, 2) for o in given[0][k].tolist()]} in the crop {[round(o, 2) for o in given[1][k].tolist()]}{", mirrored," if given[2][k] else ""} is {right[k]:.0f}, yours {y[k]}; it is none of the usual mistakes', shown)
         if (first != want).any(): raise NotYet(f'the drawn views are {want.long().tolist()}, yours {first.tolist()}; {n} others are right: are numbers of the pictures written into your function?', shown)
         return f'the true place in {len(many[0])} views, cropped and mirrored', shown
     return judge(test, 'int64 `[B]`, `3 * row + column` of the object in the view', expected, seed=seed)
