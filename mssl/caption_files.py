@@ -8,6 +8,7 @@ __all__ = ['NAMES', 'SAID', 'coco_captions', 'read_captions', 'told']
 # %% ../nbs/00d_caption_files.ipynb #37fba9f9
 import csv, glob, json, warnings
 from pathlib import Path
+from PIL import Image
 
 # %% ../nbs/00d_caption_files.ipynb #53f656c1
 NAMES, SAID = ('file_name', 'filename', 'file', 'image'), ('caption', 'captions', 'text', 'title')
@@ -70,7 +71,7 @@ def read_captions(folder, # of pictures
             _add(found, row[name], row[said], path)
         return found
     for f in sorted(folder.rglob('*.txt')):
-        picture = next((o for o in sorted(f.parent.glob(f'{glob.escape(f.stem)}.*')) if o != f), None)
+        picture = next((o for o in sorted(f.parent.glob(f'{glob.escape(f.stem)}.*')) if o.stem == f.stem and o.suffix.lower() in Image.registered_extensions()), None)
         if picture is not None: _add(found, picture.relative_to(folder).as_posix(), f.read_text(encoding='utf-8-sig').splitlines(), f)
     return found
 

@@ -125,10 +125,15 @@ class Captions(Callback):
         if said is None: raise ValueError(f"captions: the {'training' if training else 'validation'} pictures have none; give Captions a list or a function of the picture's number ({'train' if training else 'valid'}=)")
         return [said(i) for i in range(len(ds))] if callable(said) else said
 
-    def choose(self, index, training, generator=None): # numbers of pictures
+    def _said(self, training, ds): # what to ask for the captions of the pictures in hand, by their number
+        train = training or ds is not None and ds is self.dls.train_ds # `learn.validate(0)` walks through the training pictures
+        if not train and ds is not getattr(self.dls, 'valid_ds', None) and getattr(ds, 'caption', None) is not None: return ds.caption.__getitem__ # another loader's own
+        return self.given[train] if callable(self.given[train]) else self.of(self.dls, train).__getitem__
+
+    def choose(self, index, training, generator=None, ds=None): # numbers of pictures
         "One caption a picture: of several any, in validation the first"
-        said = self.given[training] if callable(self.given[training]) else self.of(self.dls, training).__getitem__
         if -1 in index: raise ValueError('captions: which pictures the batch holds is not known (their loader does not tell); a loader of fastai with indices is needed')
+        said = self._said(training, ds)
         u = torch.rand(len(index), generator=generator).tolist()
         found = [said(i) or '' for i in index]
         return [o if isinstance(o, str) else o[int(r * len(o)) if training else 0] for o, r in zip(found, u)]
@@ -137,7 +142,7 @@ class Captions(Callback):
         v, draws = self.learn.views, side_generator('cpu')
         index, training = v.index.tolist(), self.training
         ds = self.dls.train_ds if training else getattr(self.dl, 'dataset', None)
-        said = self.choose(index, training, draws)
+        said = self.choose(index, training, draws, ds)
         if self.rewrite:
             boxes = getattr(ds, 'named_boxes', None)
             said = true_captions(said, v.box[0], v.flip[0], boxes[v.index.to(boxes.device)] if boxes is not None else None)

@@ -99,8 +99,9 @@ class ImageText(nn.Module):
 def caption_key(ids:torch.Tensor, # int64 [B,T]
                )->torch.Tensor: # int64 [B]; -1 for a caption without words
     "One number a caption, the same for the same words"
-    place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    key = (ids * (place * 1_000_003 + 7_919).pow(2)).sum(1) # int64 wraps around, the same everywhere
+    key = ids * 2**20 + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    for m in (-7046029254386353131, -4658895280553007687): key = (key ^ (key >> 31 & 2**33 - 1)) * m # as splitmix64 does; int64 wraps around, the same everywhere
+    key = ((key ^ (key >> 31 & 2**33 - 1)) * (ids > 0)).sum(1)
     return torch.where((ids[:, 1:] > 0).any(1), key & (2**62 - 1), -1)
 
 # %% ../nbs/10_text_guided_masking.ipynb #7b75cf02

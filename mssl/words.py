@@ -56,6 +56,10 @@ class Words:
     def __len__(self): return self.tokenizer.get_vocab_size()
     def to_json(self)->str: return self.tokenizer.to_str() # `Words(json, context)` brings it back
 
+    def _encode(self, captions):
+        self.tokenizer.encode_special_tokens = True # '[PAD]' in a caption is a word like others; a copied tokenizer forgets it
+        return self.tokenizer.encode_batch(captions)
+
     def _say(self, what, text): # once each
         if what not in self._warned: warnings.warn(text, stacklevel=4)
         self._warned.add(what)
@@ -65,7 +69,7 @@ class Words:
                 )->Tokens:
         "Numbers of these captions; says once if one is too long, or nothing of it was ever seen"
         if isinstance(captions, str) or not all(isinstance(o, str) for o in captions): raise ValueError(f'captions: a list of strings is needed, got {captions if isinstance(captions, str) else [type(o).__name__ for o in captions][:5]!r}')
-        got = self.tokenizer.encode_batch(list(captions))
+        got = self._encode(list(captions))
         T = min(self.context, max((len(o.ids) for o in got), default=1))
         ids, word = torch.zeros(len(got), T, dtype=torch.int64), torch.full((len(got), T), -1)
         for i, o in enumerate(got): # strings; the numbers of a caption at a time
@@ -79,7 +83,7 @@ class Words:
 
     def spans(self, caption:str)->list: # (word, positions of its tokens) in order, punctuation left out
         "The words of a caption and where their tokens stand"
-        o, found = self.tokenizer.encode(caption), {}
+        (o,), found = self._encode([caption]), {}
         for k, (w, (a, b)) in enumerate(zip(o.word_ids[:self.context], o.offsets)):
             if w is not None: found.setdefault(w, [a, b, []]); found[w][1] = b; found[w][2].append(k)
         return [(caption[a:b], ks) for a, b, ks in found.values() if caption[a:b].isalnum()]

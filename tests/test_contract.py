@@ -152,9 +152,11 @@ def _model_inputs(learn):
     "What the model is given for one batch, by the callbacks that act before mixed precision"
     learn.model.train()
     learn.training, learn.dl = True, learn.dls.train
+    learn.views._watch(learn.dls.train) # captions belong to numbers of pictures
     learn.xb, learn.yb = (learn.dls.train.one_batch()[0],), ()
     for cb in learn.cbs.sorted('order'):
         if cb.order < 10: cb('before_batch')
+    learn.views._unwatch(learn.dls.train)
     return learn.xb
 
 
