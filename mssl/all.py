@@ -38,6 +38,7 @@ from .siamese_im_exercises import *
 from .words import *
 from .captions import *
 from .text import *
+from .semmim import *
 from .measures import *
 from .toy import *
 from .runs import *
