@@ -38,7 +38,9 @@ from .siamese_im_exercises import *
 from .words import *
 from .captions import *
 from .text import *
+from .groups import *
 from .semmim import *
+from .questions import *
 from .measures import *
 from .toy import *
 from .runs import *
