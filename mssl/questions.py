@@ -45,7 +45,7 @@ def ask(drawn:Scenes, # pictures of up to four objects, each of another shape
     text, answer, kind, picture = zip(*found)
     return Questions(list(text), torch.tensor([ANSWERS.index(o) for o in answer]), torch.tensor(kind), torch.tensor(picture))
 
-# %% ../nbs/11b_questions.ipynb #4a0475e7
+# %% ../nbs/11b_questions.ipynb #57f91e3f
 class AnswerHead(nn.Module):
     "The question's words look once at the patches; the mean of what they bring back names the answer"
     def __init__(self,
@@ -75,7 +75,7 @@ def frozen(learn, # a `Learner` with a model that has `patches`, `text` and `wor
 def answered(train:tuple, # (`Questions`, `frozen` of them)
              test:tuple, # likewise, about other pictures
              epochs:int=8, # passes over the questions
-             bs:int=128, # questions a batch
+             bs:int=64, # questions a batch
              lr:float=3e-3, # peak of the one-cycle schedule, for AdamW
              seed:int=0, # of the head's weights and the order
             )->torch.Tensor: # bool [m], which test questions are answered right

@@ -279,7 +279,7 @@ def semmim_learner(dls, # fastai `DataLoaders` of pictures with captions
 
 add_recipe('semmim', semmim_learner, 'pictures and captions in one space, [CLS] and patches in another; hidden patches are told apart with the help of the caption', 'SemMIM, Liu et al. 2024, its structure; the rest is our reading', arch='vit_tiny_small', augment='text', lr=2e-3);
 
-# %% ../nbs/11_semmim.ipynb #0b9ef77c
+# %% ../nbs/11_semmim.ipynb #165eb979
 @patch
 @torch.no_grad()
 def in_groups(self:SemMIM,
@@ -298,6 +298,8 @@ class GroupsGauge(Gauge):
     def __init__(self, n:int=500): # validation pictures that are looked at
         super().__init__()
         self.n = check_number('n', n, 1, integer=True)
+    def before_fit(self):
+        if hasattr(getattr(self.model, 'module', self.model), 'centre'): super().before_fit()
     def measure(self):
         model, ds = getattr(self.model, 'module', self.model), self.dls.valid_ds
         if not hasattr(model, 'centre'): return
