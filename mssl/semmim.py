@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'SemMIM', 'head_of', 'semmim_loss', 'HideByCaption', 'Switches', 'switches', 'semmim_learner',
-           'GroupsGauge', 'save_semmim', 'load_semmim']
+           'save_semmim', 'load_semmim']
 
-# %% ../nbs/11_semmim.ipynb #56c9a52e
+# %% ../nbs/11_semmim.ipynb #40248026
 import json, torch, torch.nn.functional as F
 from pathlib import Path
 from torch import nn
@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from . import encoders
 from .captions import Captions
 from .core import check_choice, check_number, side_generator
-from .gauges import Gauge, prepared
 from .groups import Attend, FusionLayer, GroupHead, group_loss, guess_loss, hardest, mean_over_processes, wide
 from .mae import encode_visible, one_view, patch_grid, patchify
 from .processes import gather, process_count, sum_over_processes
@@ -279,7 +278,7 @@ def semmim_learner(dls, # fastai `DataLoaders` of pictures with captions
 
 add_recipe('semmim', semmim_learner, 'pictures and captions in one space, [CLS] and patches in another; hidden patches are told apart with the help of the caption', 'SemMIM, Liu et al. 2024, its structure; the rest is our reading', arch='vit_tiny_small', augment='text', lr=2e-3);
 
-# %% ../nbs/11_semmim.ipynb #165eb979
+# %% ../nbs/11_semmim.ipynb #121771aa
 @patch
 @torch.no_grad()
 def in_groups(self:SemMIM,
@@ -292,35 +291,15 @@ def in_groups(self:SemMIM,
     own = lambda o, patches: F.softmax((wide(head_of(self, patches)(o)) - centre[int(patches)]) / self.teacher_temperature, -1)
     return torch.cat([own(tokens[:, :1], False) if self.agreement else torch.zeros(len(x), 1, centre.shape[1], device=x.device), own(h, True)], 1)
 
-class GroupsGauge(Gauge):
-    "After every epoch: how many groups are in use (1 is collapse), and among how many a single token is torn (K is collapse), for [CLS] and patches"
-    names = ('cls_used', 'cls_torn', 'patch_used', 'patch_torn')
-    def __init__(self, n:int=500): # validation pictures that are looked at
-        super().__init__()
-        self.n = check_number('n', n, 1, integer=True)
-    def before_fit(self):
-        if hasattr(getattr(self.model, 'module', self.model), 'centre'): super().before_fit()
-    def measure(self):
-        model, ds = getattr(self.model, 'module', self.model), self.dls.valid_ds
-        if not hasattr(model, 'centre'): return
-        entropy = lambda p: -(p * p.clamp_min(1e-12).log()).sum(-1)
-        def look(x):
-            p = model.in_groups(x)
-            return torch.cat([p[:, 0], p[:, 1:].mean(1), entropy(p[:, :1]), entropy(p[:, 1:]).mean(1, keepdim=True)], 1)
-        got, k = prepared(self.learn, ds.image[:self.n], look), model.centre.shape[1]
-        mean = got.mean(0)
-        self.values.update(cls_used=entropy(mean[:k]).exp().item(), patch_used=entropy(mean[k:2*k]).exp().item(), cls_torn=mean[2*k].exp().item(), patch_torn=mean[2*k+1].exp().item())
-
-add_part('groups', GroupsGauge)
-
-# %% ../nbs/11_semmim.ipynb #5e3e0571
+# %% ../nbs/11_semmim.ipynb #59019850
 def save_semmim(learn:Learner, # with a `SemMIM`
                 path, # a folder
+                without=(), # parts that are left out, such as ('layers', 'entries'); they come back untrained
                 **info, # anything worth knowing, stored in encoder.json
                )->Path: # the folder
     "The encoder as `save_encoder` stores it, and beside it everything else but the teacher in half precision, the words among it"
     model, path = getattr(learn.model, 'module', learn.model), Path(learn.save_encoder(path, **{'half': True, **info}))
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items() if not k.startswith(('encoder.', 'teacher.'))}
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items() if k.split('.')[0] not in ('encoder', 'teacher', *without)}
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, path / 'semmim.safetensors')
     (path / 'semmim.json').write_text(json.dumps(dict(settings=model.settings, words=model.words.to_json(), context=model.words.context)))
     return path

@@ -1,11 +1,12 @@
 """Train the small encoders that come with the package, and store each with its run.
 
-    python scripts/train_encoders.py [convnet high_pass vit siamese_im] [--folder mssl/stored]
+    python scripts/train_encoders.py [convnet high_pass vit siamese_im semmim] [--folder mssl/stored]
 
 Each sees the embedded pictures only (`scenes`, level calm, 10,000 of them) without labels, and is kept in half precision,
 below 2 MB. The runs' settings, minutes and results lie beside them in `stored/runs/encoder-NAME.json`.
 """
 import argparse, platform, time
+from functools import partial
 from pathlib import Path
 import torch
 from project import root
@@ -14,6 +15,7 @@ from mssl.data import image_dls
 from mssl.edges import HighPass
 from mssl.recipes import recipe_learner
 from mssl.runs import code_version, save_run
+from mssl.semmim import save_semmim
 from mssl.siamese_im import save_siamese_im
 from mssl.train import device_name, measure
 from mssl.views import Views
@@ -25,14 +27,15 @@ ENCODERS = dict(
     high_pass=dict(**CONVNET, epochs=10, lr=3e-3, filter=True),
     vit=dict(**VIT, epochs=20, lr=1e-3),
     siamese_im=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='siamese_im', epochs=20, lr=1e-3),
+    semmim=dict(arch='vit_tiny_small', model_kwargs=dict(img_size=32), method='semmim', data='scenes:several', augment='text', n=5000, epochs=10, lr=2e-3),
 )
 SHARED = dict(data='scenes', method='info_nce', augment='scenes', size=32, bs=64, seed=0)
 
 def train(name, folder, n=None, epochs=None):
     "Train one of ENCODERS and store it; returns its run"
     own = ENCODERS[name]
-    settings = {**SHARED, **own, 'epochs': epochs or own['epochs'], 'n': n}
-    dls = image_dls(settings['data'], at_most=2 * settings['size'], bs=settings['bs'], n=n, seed=settings['seed'])
+    settings = {**SHARED, **own, 'epochs': epochs or own['epochs'], 'n': n or own.get('n')}
+    dls = image_dls(settings['data'], at_most=2 * settings['size'], bs=settings['bs'], n=settings['n'], seed=settings['seed'])
     torch.manual_seed(settings['seed'])
     dls.train.rng.seed(settings['seed'])
     views = Views(settings['size'], settings['augment'], filter=HighPass.for_size(settings['size']) if own.get('filter') else None)
@@ -41,8 +44,8 @@ def train(name, folder, n=None, epochs=None):
     results, started = dict(untrained=measure(learn)), time.perf_counter()
     learn.fit_one_cycle(settings['epochs'], own['lr'])
     minutes, results['encoder'] = (time.perf_counter() - started) / 60, measure(learn)
-    save = save_siamese_im if settings['method'] == 'siamese_im' else type(learn).save_encoder
-    save(learn, folder / 'encoders' / f'scenes_{name}', half=True, data='scenes, calm', method=settings['method'], epochs=settings['epochs'])
+    save = dict(siamese_im=save_siamese_im, semmim=partial(save_semmim, without=('layers', 'entries', 'match'))).get(settings['method'], type(learn).save_encoder)
+    save(learn, folder / 'encoders' / f'scenes_{name}', half=True, data=settings['data'], method=settings['method'], epochs=settings['epochs'])
     run = dict(settings=settings, results=results, minutes=round(minutes, 2), device=device_name(torch.device(dls.device)),
                data=dict(train=len(dls.train_ds), valid=len(dls.valid_ds)), commit=code_version(), command=f'python scripts/train_encoders.py {name}', versions=dict(torch=torch.__version__, python=platform.python_version()))
     save_run(run, f'encoder-{name}', folder / 'runs', overwrite=True)

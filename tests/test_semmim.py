@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 
 from mssl.data import Pictures, ResidentLoader
-from mssl.groups import Attend, FusionLayer, GroupHead, group_loss, guess_loss, hardest
+from mssl.groups import Attend, GroupHead, GroupsGauge, group_loss, guess_loss, hardest, patch_truth, shared_information
 from mssl.recipes import make_parts, recipe_learner
 from mssl.scenes import named_boxes, scenes
-from mssl.semmim import GroupsGauge, HideByCaption, SemMIM, Switches, load_semmim, save_semmim, semmim_learner, semmim_loss
+from mssl.semmim import SemMIM, Switches, load_semmim, save_semmim, semmim_learner, semmim_loss
 from mssl.text import RETRIEVAL, text_guided_mask
 from mssl.views import Views
 from mssl.words import Words
@@ -380,3 +380,35 @@ def test_saved_and_loaded(tmp_path):
     assert torch.allclose(model.in_groups(x).sum(-1), torch.ones(3, 1 + L), atol=1e-5)
     learn.save_encoder(tmp_path / 'alone')
     with pytest.raises(ValueError, match='without its words'): load_semmim(tmp_path / 'alone')
+
+
+# What groups tell
+
+def test_shared_information_knows_its_limits():
+    truth = torch.arange(4000) % 8
+    assert abs(shared_information(truth, truth) - 1) < 1e-9
+    assert abs(shared_information(7 - truth, truth) - 1) < 1e-9, 'names do not matter'
+    assert abs(shared_information(truth // 2, truth) - 2 / 3) < 1e-9, 'four groups of eight things: two of three bits'
+    assert shared_information(torch.zeros_like(truth), truth) == 0
+    assert shared_information(torch.randint(0, 8, (4000,)), truth) < .01
+    with pytest.raises(ValueError, match='groups, truth'): shared_information(truth, truth[:5])
+
+
+def test_patch_truth_is_the_mask():
+    got = patch_truth(drawn, (4, 4))
+    for i in range(8):
+        for p in range(16):
+            r, c = divmod(p, 4)
+            m = drawn.objects.mask[i, :, 4*r:4*r + 4, 4*c:4*c + 4].flatten(1).float().mean(1)
+            assert got['object'][i, p] == int(m.sum() >= .5)
+            assert got['shape'][i, p] == (drawn.objects.label[i, m.argmax()] if m.sum() >= .5 else -1)
+            assert got['ground'][i, p] == drawn.ground[i]
+
+
+def test_saving_without_some_parts(tmp_path):
+    learn = learner()
+    model, _ = load_semmim(save_semmim(learn, tmp_path / 'small', without=('layers', 'entries')))
+    whole, _ = load_semmim(save_semmim(learn, tmp_path / 'whole'))
+    assert (tmp_path / 'small/semmim.safetensors').stat().st_size < (tmp_path / 'whole/semmim.safetensors').stat().st_size
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(model.in_groups(x), whole.in_groups(x))
