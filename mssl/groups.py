@@ -65,8 +65,10 @@ class FusionLayer(nn.Module):
         h = self.into(h, t, padding)
         return self.look(self.mix(t, t, padding), h)[0], h
 
-# %% ../nbs/11a_groups.ipynb #51d0d539
-def wide(x): return x if x.dtype == torch.float64 else x.float() # losses are reckoned in float32, or in float64
+# %% ../nbs/11a_groups.ipynb #4f92064e
+def wide(x): # any floating point
+    "Float32, or float64 where it is: losses are reckoned in these"
+    return x if x.dtype == torch.float64 else x.float()
 
 def group_loss(scores:torch.Tensor, # of the student [n,K] or, of some patches, [n,m,K]
                wanted:torch.Tensor, # the teacher's distribution, of the same shape
@@ -77,7 +79,8 @@ def group_loss(scores:torch.Tensor, # of the student [n,K] or, of some patches, 
     rows = -(wanted.detach() * F.log_softmax(wide(scores) / temperature, -1)).sum(-1)
     return sum_over_processes(rows.mean()) / process_count()
 
-def mean_over_processes(missed, count): # sum of losses and how many they are, over all processes
+def mean_over_processes(missed, count): # sum of some losses, how many they are
+    "Their mean with those of all processes; 0 where there are none"
     return sum_over_processes(missed) / sum_over_processes(count.to(missed.dtype)).clamp_min(1)
 
 def guess_loss(scores, ids, guess): # [B,T,V], [B,T], bool [B,T] -> scalar

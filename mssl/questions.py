@@ -95,7 +95,7 @@ def answered(train:tuple, # (`Questions`, `frozen` of them)
     with torch.no_grad(): said = torch.cat([head(t2[r], h2[q2.picture[r]], padding2[r]).argmax(1) for r in torch.arange(len(q2)).split(512)])
     return said == q2.answer
 
-# %% ../nbs/11b_questions.ipynb #07064c6b
+# %% ../nbs/11b_questions.ipynb #529d1837
 def question_scores(learn, # as for `frozen`, over drawn pictures
                     n:int=1500, # pictures that the head learns from
                     n_test:int=500, # pictures that are asked about
@@ -113,6 +113,7 @@ def question_scores(learn, # as for `frozen`, over drawn pictures
     return {'questions': right.double().mean().item(), **{k: right[kind == i].double().mean().item() for i, k in enumerate(KINDS)}}
 
 def question_of(what): # 'questions' or one of KINDS -> a measure
+    "A measure for `mssl_compare`: share of right answers"
     def measure(learn): # share 0..1
         key = tuple(float(p.detach().double().sum()) for p in (getattr(learn.model, 'module', learn.model)).parameters())
         kept = learn.__dict__.get('_asked')

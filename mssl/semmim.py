@@ -102,12 +102,14 @@ class SemMIM(ImageText):
     @property
     def parts(self): return [name for name, there in dict(contrast=self.contrast, matching=self.matching, guessing=self.guessing, agreement=self.agreement, hidden=self.hides).items() if there]
 
-# %% ../nbs/11_semmim.ipynb #f8b88af1
-def head_of(net, patches): # a model or its teacher: what scores patches, or [CLS]
+# %% ../nbs/11_semmim.ipynb #b78d7403
+def head_of(net, patches): # a model or what its teacher copies; True: for patches, False: for [CLS]
+    "What scores them: one head where it is shared"
     return net.patch_head if patches and hasattr(net, 'patch_head') else net.head
 
 @patch
-def fuse(self:SemMIM, t, h, padding): # words [B,T,width], patches [B,L,D], bool [B,T] -> words [B,T,width] that have seen the patches
+def fuse(self:SemMIM, t, h, padding): # words [B,T,width], patches [B,L,D], bool [B,T] -> [B,T,width]
+    "Words that have seen the patches"
     t = self.look(t, h)[0]
     for layer in self.layers: t, h = layer(t, h, padding)
     return t
