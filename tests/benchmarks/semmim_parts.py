@@ -22,7 +22,7 @@ ADDED = {'contrast': {}, 'hidden words': dict(guessing=True), 'matching': dict(m
 def inputs_of(learn): # what the model is given for a batch
     learn.dl, learn.training, learn.pct_train = learn.dls.train, True, .5
     learn.views._watch(learn.dls.train)
-    learn.xb = (learn.dls.train.one_batch()[0],)
+    learn.xb, learn.yb = (learn.dls.train.one_batch()[0],), ()
     for cb in learn.cbs.sorted('order'):
         if cb.order < 10: cb('before_batch')
     return learn.xb
