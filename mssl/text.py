@@ -8,7 +8,7 @@ __all__ = ['RELEVANCES', 'MODES', 'RETRIEVAL', 'CrossAttention', 'ImageText', 'c
            'standardised', 'named_cells', 'hidden_shares', 'share_of', 'ShareGauge', 'zero_shot_of', 'TextMasks',
            'text_masked_views']
 
-# %% ../nbs/10_text_guided_masking.ipynb #079f40a4
+# %% ../nbs/10_text_guided_masking.ipynb #31387e6b
 import json, math
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from . import encoders
 from .captions import Captions
 from .core import check_choice, check_number, side_generator
+from .evaluation import evaluating
 from .gauges import Gauge, some_rows, prepared
 from .mae import encode_visible, fit_size, one_view, patch_grid, vit_encoder
 from .mscn import MaskedViews
@@ -104,7 +105,7 @@ def caption_key(ids:torch.Tensor, # int64 [B,T]
     key = ((key ^ (key >> 31 & 2**33 - 1)) * (ids > 0)).sum(1)
     return torch.where((ids[:, 1:] > 0).any(1), key & (2**62 - 1), -1)
 
-# %% ../nbs/10_text_guided_masking.ipynb #7b75cf02
+# %% ../nbs/10_text_guided_masking.ipynb #cfbbcc22
 def image_text_loss(z:torch.Tensor, # pictures [B,dim]
                     c:torch.Tensor, # captions [B,dim], over the temperature
                     key:torch.Tensor, # [B], equal for equal captions, -1 for none
@@ -119,7 +120,11 @@ def image_text_loss(z:torch.Tensor, # pictures [B,dim]
     missed = F.cross_entropy(wide.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction='sum')
     return loss + sum_over_processes(missed) / sum_over_processes((wanted >= 0).sum().to(wide.dtype)).clamp_min(1)
 
-def contrast(z, c, key): # one process's worth: [N,dim], [N,dim], [N]
+def contrast(z:torch.Tensor, # pictures [N,dim], of all processes
+             c:torch.Tensor, # captions [N,dim], over the temperature
+             key:torch.Tensor, # [N], equal for equal captions, -1 for none
+            )->torch.Tensor: # scalar; 0 where fewer than two pictures have a caption
+    "Cross-entropy both ways, equal captions all right, pictures without a caption left out"
     told = key >= 0
     s, same = z[told] @ c[told].T, (key[told][:, None] == key[told]).to(z.dtype)
     if len(s) < 2: return (z.sum() + c.sum()) * 0
@@ -209,7 +214,7 @@ def zero_shot(model:ImageText,
     if template.count('{}') != 1: raise ValueError(f'template={template!r}: one {{}} is needed, where the name goes')
     return (z @ model.say([template.format(o) for o in classes]).T).argmax(1)
 
-# %% ../nbs/10_text_guided_masking.ipynb #6bfa9b71
+# %% ../nbs/10_text_guided_masking.ipynb #2599770d
 RELEVANCES = ('left_out', 'attention', 'similarity')
 
 @patch
@@ -223,20 +228,19 @@ def relevance(self:ImageText,
              )->torch.Tensor: # [B,L], larger is more relevant; padding has no part in it
     "What a caption says about each patch"
     h, t = self.patches(x), self.text(ids, padding)
+    told = (~padding).to(h.dtype); told[:, 0] = 0 # not of [CLS]
     if check_choice('by', by, RELEVANCES) == 'attention':
         a = self.look(t, h)[1].mean(1)
-        if words: return a
-        told = (~padding).to(a.dtype); told[:, 0] = 0 # not of [CLS]
-        return (a * told[..., None]).sum(1) / told.sum(1, keepdim=True).clamp_min(1)
+        return a if words else (a * told[..., None]).sum(1) / told.sum(1, keepdim=True).clamp_min(1)
     p, c = self.to_image(h), F.normalize(self.to_text(t if words else t[:, :1]), dim=2)
     if by == 'similarity': r = c @ F.normalize(p, dim=2).mT
     else:
         L, mean = p.shape[1], p.mean(1, keepdim=True)
         others = (L * mean - p) / max(L - 1, 1) # the mean of all patches but one
         r = c @ F.normalize(mean, dim=2).mT - c @ F.normalize(others, dim=2).mT
-    return r if words else r[:, 0]
+    return r if words else r[:, 0] * told.any(1, keepdim=True) # a caption without words says nothing about any patch
 
-# %% ../nbs/10_text_guided_masking.ipynb #b9c83cdf
+# %% ../nbs/10_text_guided_masking.ipynb #5f3aaa15
 MODES = ('weighted', 'most', 'least', 'random')
 
 def text_guided_mask(relevance:torch.Tensor, # [B,L], any unit
@@ -260,7 +264,9 @@ def text_guided_mask(relevance:torch.Tensor, # [B,L], any unit
     count = math.floor(ratio * L + 1e-9)
     return torch.zeros(B, L, dtype=torch.bool, device=r.device).scatter_(1, order[:, :count], True)
 
-def standardised(relevance): # [B,L] -> the same with mean 0 and deviation 1 in every row; flat rows stay flat
+def standardised(relevance:torch.Tensor, # [B,L]
+                )->torch.Tensor: # [B,L], float64, mean 0 and deviation 1 in every row; flat rows are 0
+    "Relevance in units of its own deviation, picture by picture"
     std, mean = torch.std_mean(relevance.double(), 1, keepdim=True)
     return (relevance.double() - mean) / std.clamp_min(1e-9)
 
@@ -286,7 +292,7 @@ def hidden_shares(model:ImageText,
     hit = lambda r, mode: (cells * (m := text_guided_mask(r, ratio, mode, temperature, generator))).sum(1) / m.sum(1).clamp_min(1)
     return {**{mode: hit(r, mode).cpu() for mode in MODES}, 'true': hit(cells, 'most').cpu()}
 
-# %% ../nbs/10_text_guided_masking.ipynb #297a5c7b
+# %% ../nbs/10_text_guided_masking.ipynb #29e6c85c
 def _model(learn): return getattr(learn.model, 'module', learn.model)
 
 def _drawn(learn, n=600):
@@ -294,11 +300,15 @@ def _drawn(learn, n=600):
     if source != 'scenes': raise ValueError(f'measure share: drawn pictures are needed, whose every pixel is known, got {learn.dls.train_ds.name!r}')
     return scenes(n, learn.dls.train_ds.image.shape[2], level=level or 'calm', seed=1_000_013)
 
-def share_of(mode, by='left_out', ratio=.2): # -> a measure: share of the hidden area that the caption names
+def share_of(mode:str, # one of MODES, or 'true' for the true mask
+             by:str='left_out', # as for `ImageText.relevance`
+             ratio:float=.2, # hidden share
+            ): # a measure
+    "Share of what a mask hides that the caption names (drawn pictures only)"
     def measure(learn):
         if not isinstance(_model(learn), ImageText): raise ValueError(f'measure {mode}: a model with captions is needed (recipe image_text), got {type(_model(learn)).__name__}')
-        drawn = _drawn(learn)
-        return hidden_shares(_model(learn).eval(), learn.views.whole(drawn.image.to(learn.dls.device)), drawn, ratio, by, generator=torch.Generator(learn.dls.device).manual_seed(0))[mode].mean().item()
+        drawn, device = _drawn(learn), next(_model(learn).parameters()).device
+        with evaluating(_model(learn)): return hidden_shares(_model(learn), learn.views.whole(drawn.image.to(device)), drawn, ratio, by, generator=torch.Generator(device).manual_seed(0))[mode].mean().item()
     return measure
 
 class ShareGauge(Gauge):
@@ -309,11 +319,9 @@ class ShareGauge(Gauge):
         self.ratio = check_number('ratio', ratio, 0, 1)
     def measure(self):
         drawn, model = _drawn(self.learn), _model(self.learn)
-        x = self.learn.views.whole(drawn.image.to(self.dls.device))
-        was = model.training; model.eval()
-        found = hidden_shares(model, x, drawn, self.ratio, generator=torch.Generator(x.device).manual_seed(0))
-        found.update({by: hidden_shares(model, x, drawn, self.ratio, by, generator=torch.Generator(x.device).manual_seed(0))['most'] for by in RELEVANCES[1:]})
-        model.train(was)
+        x = self.learn.views.whole(drawn.image.to(next(model.parameters()).device))
+        def shares(by): return hidden_shares(model, x, drawn, self.ratio, by, generator=torch.Generator(x.device).manual_seed(0))
+        with evaluating(model): found = {**shares('left_out'), **{by: shares(by)['most'] for by in RELEVANCES[1:]}}
         self.values.update({f'on_{k}': v.mean().item() for k, v in found.items()})
 
 add_part('share', ShareGauge)
@@ -327,10 +335,8 @@ def _retrieved(way, n=1000):
         said = [o if isinstance(o, str) else o[0] if o else '' for o in some.caption]
         told = [i for i, o in enumerate(said) if o]
         some, said = some[told], [said[i] for i in told]
-        z, was = prepared(learn, some.image, model.embed), model.training
-        found = retrieval(z, model.eval().say(said).cpu(), said)
-        model.train(was)
-        return found[way]
+        z = prepared(learn, some.image, model.embed)
+        with evaluating(model): return retrieval(z, model.say(said).cpu(), said)[way]
     return measure
 
 def zero_shot_of(learn): # share 0..1
@@ -339,15 +345,13 @@ def zero_shot_of(learn): # share 0..1
     if not hasattr(model, 'say'): raise ValueError(f'measure zero_shot: a model with captions is needed (recipe image_text or semmim), got {type(model).__name__}')
     if str(learn.dls.train_ds.name).startswith('scenes'): ds = scenes(1000, ds.image.shape[2], seed=1_000_014)
     elif ds.label is None or ds.classes is None: raise ValueError('measure zero_shot: the pictures have no classes')
-    z, was = prepared(learn, ds.image, model.embed), model.training
-    found = zero_shot(model.eval(), z.to(next(model.parameters()).device), ds.classes).cpu() == ds.label.cpu()
-    model.train(was)
-    return found.double().mean().item()
+    z = prepared(learn, ds.image, model.embed).to(next(model.parameters()).device)
+    with evaluating(model): return (zero_shot(model, z, ds.classes).cpu() == ds.label.cpu()).double().mean().item()
 
 RETRIEVAL = {**{f'{w}{k}': _retrieved(f'{w}@{k}') for w in ('caption', 'picture') for k in (1, 5, 10)}, 'zero_shot': zero_shot_of,
              **{f'on_{m}': share_of(m) for m in MODES}, 'on_true': share_of('true'), **{f'on_{by}': share_of('most', by) for by in RELEVANCES[1:]}}
 
-# %% ../nbs/10_text_guided_masking.ipynb #be4d8de3
+# %% ../nbs/10_text_guided_masking.ipynb #17bddb8f
 class TextMasks:
     "Masks for `MaskedViews` that the caption chooses: `MaskedViews(filter=False, branch='both', masks=TextMasks(.2))`"
     def __init__(self,
@@ -368,7 +372,13 @@ class TextMasks:
         r = torch.zeros(len(x), grid[0] * grid[1], device=x.device) if early else standardised(model.relevance(x, views.tokens.ids, views.tokens.padding, self.by))
         return text_guided_mask(r, self.ratio, 'random' if early else self.mode, self.temperature, side_generator(x.device)).view(len(x), *grid)
 
-def text_masked_views(ratio:float=.2, mode:str='weighted', temperature:float=.5, warmup:float=.2, by:str='left_out', fill='leave')->MaskedViews:
+def text_masked_views(ratio:float=.2, # hidden share of the patches
+                      mode:str='weighted', # as for `text_guided_mask`
+                      temperature:float=.5, # of 'weighted', in standard deviations of a picture's relevance
+                      warmup:float=.2, # share of the training with random masks
+                      by:str='left_out', # as for `ImageText.relevance`
+                      fill='leave', # what is put into the hole, as for `MaskedViews`
+                     )->MaskedViews:
     "`MaskedViews` whose masks the caption chooses; arguments of `TextMasks`, and what is put into the hole"
     return MaskedViews(filter=False, branch='both', fill=fill, masks=TextMasks(ratio, mode, temperature, warmup, by))
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from .core import check_number
 
-# %% ../nbs/10b_words.ipynb #119bbac9
+# %% ../nbs/10b_words.ipynb #074a0d0d
 SPECIAL = ['[PAD]', '[CLS]', '[MASK]', '[UNK]'] # nothing; the sentence; a word that is hidden; a letter that was never seen
 PAD, CLS, MASK, UNK = range(4)
 
@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     def __getitem__(self, i): return Tokens(*(o[i] for o in tuple(self))) if not isinstance(i, int) else tuple(self)[i]
 
 class Words:
-    "Captions to numbers; made by `Words.fit` from the captions of the training set"
+    "Captions to numbers; made from the captions of the training set by its method fit"
     def __init__(self,
                  tokenizer, # a `tokenizers.Tokenizer`, or its JSON
                  context:int=32, # tokens of a caption, [CLS] among them; longer captions are cut, and that is said

@@ -61,7 +61,7 @@ def test_captions_are_true_of_their_view(level, i, crop):
             assert share[j] < .75, f'{name}: {share[j]:.0%} of it is in view, and nothing is said of it'
             continue
         size, _, place = said[what.index(name)]
-        assert share[j] > .02, f'{name}: it is not in view'
+        assert share[j] > (.05 if h * w >= .5 else 0), f'{name}: it is not in view' # crops of half the picture and more are what captions are used with
         if not whole[j]: continue # below: what is cut
         assert place in words_near(place_word, found[j], 2 / BIG), (drawn.caption, place, found[j])
         assert size in words_near(size_word, found[j], 2 / BIG / min(h, w)), (drawn.caption, size, found[j]) # a pixel of the picture is larger in the view
@@ -225,7 +225,7 @@ class Keep(Callback):
     def before_fit(self): self.learn.kept = []
     def before_batch(self):
         v = self.learn.views
-        self.learn.kept.append((self.training, v.index.tolist(), list(v.caption), v.box[0].clone(), v.flip[0].clone(), v.tokens, v.guess, self.xb))
+        self.learn.kept.append((self.training, v.index.tolist(), list(v.caption), v.box[0].clone(), v.flip[0].clone(), v.tokens, v.asked, self.xb))
 
 DIMS = dict(dim=8, width=24, depth=1)
 def learner(dls, *cbs, augment='none', **kwargs):

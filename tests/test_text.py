@@ -10,7 +10,7 @@ from mssl.captions import Captions
 from mssl.data import Pictures, ResidentLoader
 from mssl.mae import encode_visible
 from mssl.scenes import named_boxes, scenes
-from mssl.text import (MODES, RETRIEVAL, CrossAttention, ImageText, TextMasks, caption_key, contrast, hidden_shares, image_text_learner, image_text_loss, load_image_text,
+from mssl.text import (RELEVANCES, MODES, RETRIEVAL, CrossAttention, ImageText, TextMasks, caption_key, contrast, hidden_shares, image_text_learner, image_text_loss, load_image_text,
                        named_cells, retrieval, save_image_text, share_of, standardised, text_guided_mask, text_masked_views, zero_shot)
 from mssl.words import CLS, Words
 
@@ -170,7 +170,7 @@ def test_standardised():
 
 # Relevance
 
-@pytest.mark.parametrize('by', ['attention', 'similarity'])
+@pytest.mark.parametrize('by', RELEVANCES)
 def test_padding_changes_nothing(model, drawn, by):
     x, ids, padding = inputs(model, drawn)
     short = ids[:, :-2].clone(), padding[:, :-2].clone()
@@ -183,11 +183,11 @@ def test_padding_changes_nothing(model, drawn, by):
 
 def test_relevance_is_the_mean_over_words(model, drawn):
     x, ids, padding = inputs(model, drawn)
-    each = model.relevance(x, ids, padding, words=True)
+    each = model.relevance(x, ids, padding, 'attention', words=True)
     assert each.shape == (*ids.shape, 16) and (each.sum(2) - 1).abs().max() < 1e-5, 'a word shares one glance among the patches'
     for b in range(len(x)):
         said = [each[b, k] for k in range(1, ids.shape[1]) if not padding[b, k]]
-        assert (model.relevance(x, ids, padding)[b] - torch.stack(said).mean(0)).abs().max() < 1e-6
+        assert (model.relevance(x, ids, padding, 'attention')[b] - torch.stack(said).mean(0)).abs().max() < 1e-6
 
 
 def test_similarity_is_a_cosine(model, drawn):
@@ -198,11 +198,22 @@ def test_similarity_is_a_cosine(model, drawn):
     assert model.relevance(x, ids, padding, 'similarity').abs().max() <= 1 + 1e-6
 
 
-def test_a_caption_without_words_finds_all_patches_alike(model, drawn):
+def test_left_out_is_what_the_likeness_loses(model, drawn):
+    x, ids, padding = inputs(model, drawn)
+    p, c = model.to_image(model.patches(x)), model.of_words(model.text(ids, padding))
+    r = model.relevance(x, ids, padding, 'left_out')
+    for i in range(p.shape[1]):
+        rest = torch.cat([p[:, :i], p[:, i + 1:]], 1).mean(1)
+        assert (r[:, i] - F.cosine_similarity(p.mean(1), c) + F.cosine_similarity(rest, c)).abs().max() < 1e-5
+    assert torch.equal(r, model.relevance(x, ids, padding)), 'the default'
+
+
+@pytest.mark.parametrize('by', RELEVANCES)
+def test_a_caption_without_words_finds_all_patches_alike(model, drawn, by):
     x, ids, padding = inputs(model, drawn)
     ids, padding = ids.clone(), padding.clone()
     ids[0, 1:], padding[0, 1:] = 0, True
-    r = model.relevance(x, ids, padding)
+    r = model.relevance(x, ids, padding, by)
     assert (r[0] == 0).all() and (r[1] != 0).any()
 
 
