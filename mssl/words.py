@@ -71,10 +71,8 @@ class Words:
         if isinstance(captions, str) or not all(isinstance(o, str) for o in captions): raise ValueError(f'captions: a list of strings is needed, got {captions if isinstance(captions, str) else [type(o).__name__ for o in captions][:5]!r}')
         got = self._encode(list(captions))
         T = min(self.context, max((len(o.ids) for o in got), default=1))
-        ids, word = torch.zeros(len(got), T, dtype=torch.int64), torch.full((len(got), T), -1)
-        for i, o in enumerate(got): # strings; the numbers of a caption at a time
-            ids[i, :len(o.ids)] = torch.tensor(o.ids[:T])
-            word[i, :len(o.ids)] = torch.tensor([-1 if w is None else w for w in o.word_ids[:T]])
+        def rows(lists, fill): return torch.tensor([l[:T] + [fill] * (T - len(l)) for l in lists], dtype=torch.int64).view(len(got), T)
+        ids, word = rows([o.ids for o in got], PAD), rows([[-1 if w is None else w for w in o.word_ids] for o in got], -1)
         cut = [o for o in got if len(o.ids) > self.context]
         if cut: self._say('long', f'{len(cut)} of {len(got)} captions are longer than {self.context} tokens and cut, the longest has {max(len(o.ids) for o in cut)}; a larger context keeps them whole')
         strange = [c for c, o in zip(captions, got) if len(o.ids) > 1 and all(k == UNK for k in o.ids[1:])]
