@@ -39,6 +39,9 @@ from .words import *
 from .captions import *
 from .text import *
 from .text_exercises import *
+from .groups import *
+from .semmim import *
+from .questions import *
 from .measures import *
 from .toy import *
 from .runs import *

@@ -14,7 +14,7 @@ from .core import as_size, check_choice, check_number, keep_random
 from fastai.callback.core import Callback, CancelFitException
 from .data import image_dls
 from .measures import MEASURES
-from .recipes import RECIPES, make_parts, recipe_learner
+from .recipes import RECIPES, find_recipe, make_parts, recipe_learner
 from .runs import Run, as_run, grouped, load_runs, paired, plot_curves, run_table, save_run, verdict
 from .train import Settings, make_filter, pick_precision, pretrain, quiet, set_precision
 
@@ -37,7 +37,7 @@ def parse_arms(arms, # 'info_nce vicreg:lr=1e-3' (separated by spaces or ;), or 
     if not names: raise ValueError(f'arms={arms!r}: at least one is needed, such as "info_nce vicreg"')
     for name in names:
         method, _, changes = name.partition(':')
-        changed = dict(method=check_choice(f'arm {name!r}: recipe', method, RECIPES))
+        changed = dict(method=find_recipe(method, f'arm {name!r}: recipe').name)
         for part in filter(None, changes.split(',')):
             key, given, text = part.partition('=')
             if key in SHARED: raise ValueError(f'arm {name!r}: {key} is shared by all arms, set it beside them')
@@ -54,7 +54,7 @@ def parse_arms(arms, # 'info_nce vicreg:lr=1e-3' (separated by spaces or ;), or 
 
 def identity(settings:dict)->dict: # what two runs share if they are the same run
     "Settings with the recipe's own values filled in; the supervised line is no part of it"
-    s, r = {**asdict(Settings()), **settings}, RECIPES[settings.get('method', 'info_nce')]
+    s, r = {**asdict(Settings()), **settings}, find_recipe(settings.get('method', 'info_nce'))
     return {**s, 'supervised': None, 'data': 'scenes:calm' if s['data'] == 'scenes' else s['data'], 'arch': s['arch'] or r.arch, 'lr': s['lr'] or r.lr}
 
 # %% ../nbs/compare.ipynb #00da08f8
@@ -80,7 +80,7 @@ def estimate_minutes(settings:Settings, # of a run
                     )->float: # minutes of one run with all that belongs to it
     "Time real training steps of these settings, and reckon the rest from them"
     s, device = settings, torch.device(device if device is not None else 'cuda' if torch.cuda.is_available() else 'cpu')
-    clock, r, start = _Clock(check_number('steps', steps, 1, integer=True)), RECIPES[s.method], time.perf_counter()
+    clock, r, start = _Clock(check_number('steps', steps, 1, integer=True)), find_recipe(s.method), time.perf_counter()
     dls = _loaders(s, device, few=True)
     loading = time.perf_counter() - start
     if dls.train_ds.label is None: raise ValueError(f'data={s.data!r}: arms are compared by measures that need labels, there are none')

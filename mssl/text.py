@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RELEVANCES', 'MODES', 'RETRIEVAL', 'CrossAttention', 'ImageText', 'caption_key', 'image_text_loss', 'contrast',
-           'save_image_text', 'load_image_text', 'image_text_learner', 'retrieval', 'zero_shot', 'text_guided_mask',
-           'standardised', 'named_cells', 'hidden_shares', 'share_of', 'ShareGauge', 'zero_shot_of', 'TextMasks',
-           'text_masked_views']
+           'save_image_text', 'load_image_text', 'image_text_learner', 'retrieval', 'zero_shot', 'relevance_of',
+           'text_guided_mask', 'standardised', 'named_cells', 'hidden_shares', 'share_of', 'ShareGauge', 'zero_shot_of',
+           'TextMasks', 'text_masked_views']
 
 # %% ../nbs/10_text_guided_masking.ipynb #31387e6b
 import json, math
@@ -227,12 +227,21 @@ def relevance(self:ImageText,
               words:bool=False, # True: of every token alone [B,T,L]
              )->torch.Tensor: # [B,L], larger is more relevant; padding has no part in it
     "What a caption says about each patch"
-    h, t = self.patches(x), self.text(ids, padding)
+    return relevance_of(self, self.patches(x), self.text(ids, padding), padding, by, words)
+
+def relevance_of(net, # an `ImageText`, or the modules of one that `by` asks for: `to_image` and `to_text`, or `look`
+                 h:torch.Tensor, # patches [B,L,D]
+                 t:torch.Tensor, # tokens of the captions [B,T,width]
+                 padding:torch.Tensor, # bool [B,T]
+                 by:str='left_out', # as for `ImageText.relevance`
+                 words:bool=False, # True: of every token alone [B,T,L]
+                )->torch.Tensor: # [B,L]
+    "What a caption says about each patch, of patches and tokens that are at hand"
     told = (~padding).to(h.dtype); told[:, 0] = 0 # not of [CLS]
     if check_choice('by', by, RELEVANCES) == 'attention':
-        a = self.look(t, h)[1].mean(1)
+        a = net.look(t, h)[1].mean(1)
         return a if words else (a * told[..., None]).sum(1) / told.sum(1, keepdim=True).clamp_min(1)
-    p, c = self.to_image(h), F.normalize(self.to_text(t if words else t[:, :1]), dim=2)
+    p, c = net.to_image(h), F.normalize(net.to_text(t if words else t[:, :1]), dim=2)
     if by == 'similarity': r = c @ F.normalize(p, dim=2).mT
     else:
         L, mean = p.shape[1], p.mean(1, keepdim=True)

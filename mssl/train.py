@@ -21,7 +21,7 @@ from .data import image_dls
 from .encoders import FILTERS, create_encoder, feature_dim, pool_features
 from .evaluation import knn_accuracy, linear_probe, pixel_features
 from .gauges import KNNGauge, SpreadGauge, encode, some_rows
-from .recipes import RECIPES, make_parts, recipe_learner, usual_augment
+from .recipes import find_recipe, make_parts, recipe_learner, usual_augment
 from .report import write_report
 from .views import Views
 
@@ -163,7 +163,7 @@ class Settings:
     precision:str='auto'    # 'fp32', 'fp16', 'bf16'; 'auto': by device
 
     def __post_init__(self):
-        check_choice('method', self.method, RECIPES)
+        find_recipe(self.method)
         for k in ('epochs', 'bs'): check_number(k, getattr(self, k), 1, integer=True)
         check_number('seed', self.seed, 0, integer=True)
         make_filter(self.filter, self.size)
@@ -239,7 +239,7 @@ def pretrain(out='runs/run', # the run folder
     out = _open_folder(out, resume, overwrite)
     if resume: s = Settings(**json.loads((out / 'settings.json').read_text()))
     device = torch.device(device if device is not None else 'cuda' if torch.cuda.is_available() else 'cpu')
-    precision, r = pick_precision(s.precision, device), RECIPES[s.method]
+    precision, r = pick_precision(s.precision, device), find_recipe(s.method)
     arch = s.arch or r.arch
     kwargs = dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}
     dls = image_dls(s.data, at_most=2 * min(as_size(s.size)), bs=s.bs, device=device, n=s.n, seed=s.seed, labels=None if s.labels else False)

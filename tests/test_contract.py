@@ -151,7 +151,7 @@ def test_finite_in_half_precision(name, precision):
 def _model_inputs(learn):
     "What the model is given for one batch, by the callbacks that act before mixed precision"
     learn.model.train()
-    learn.training, learn.dl = True, learn.dls.train
+    learn.training, learn.dl, learn.pct_train = True, learn.dls.train, .5
     learn.views._watch(learn.dls.train) # captions belong to numbers of pictures
     learn.xb, learn.yb = (learn.dls.train.one_batch()[0],), ()
     for cb in learn.cbs.sorted('order'):
