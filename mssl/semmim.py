@@ -26,7 +26,7 @@ from .text import MODES, RELEVANCES, ImageText, caption_key, image_text_learner,
 from .views import Views
 from .words import MASK, Words
 
-# %% ../nbs/11_semmim.ipynb #caaef41d
+# %% ../nbs/11_semmim.ipynb #d77607f3
 TARGETS = ('space', 'pixels', 'none')
 
 class SemMIM(ImageText):
@@ -41,6 +41,7 @@ class SemMIM(ImageText):
                  views:int=2, # of the picture; 1: the teacher looks at the same view
                  start:int=3, # the caption enters the masked student in front of this block (1 is the first) and of every later one; 0: never
                  inject:bool=True, # does the caption enter the targets?
+                 local:bool=False, # take the mean of a picture's patches away from their scores: what all of them share tells none of them apart
                  mask:str='weighted', # how the caption chooses what is hidden: a mode of `text_guided_mask`
                  contrast:bool=True, # picture and caption find each other
                  matching:bool=True, # does this caption belong to this picture? against the hardest of the batch
@@ -73,9 +74,9 @@ class SemMIM(ImageText):
         if agreement and not vit.num_prefix_tokens: raise ValueError('agreement=True: an encoder with a [CLS] token is needed')
         if not 0 <= start <= len(vit.blocks): raise ValueError(f'start={start}: a block from 1 to {len(vit.blocks)} is needed, or 0')
         D, its_heads = vit.embed_dim, vit.blocks[0].attn.num_heads
-        self.settings |= dict(target=target, shared=shared, agreement=agreement, views=views, start=start, inject=inject, mask=mask, by=by, contrast=contrast, matching=matching, guessing=guessing, ratio=ratio, spread=spread, warmup=warmup, k=k, hidden=hidden,
+        self.settings |= dict(target=target, shared=shared, agreement=agreement, views=views, start=start, inject=inject, local=local, mask=mask, by=by, contrast=contrast, matching=matching, guessing=guessing, ratio=ratio, spread=spread, warmup=warmup, k=k, hidden=hidden,
                               bottleneck=bottleneck, student_temperature=student_temperature, teacher_temperature=teacher_temperature, centre_momentum=centre_momentum, fusion=fusion)
-        for o in ('target', 'shared', 'agreement', 'views', 'start', 'inject', 'contrast', 'matching', 'guessing', 'ratio', 'spread', 'warmup', 'student_temperature', 'teacher_temperature', 'centre_momentum'): setattr(self, o, self.settings[o])
+        for o in ('target', 'shared', 'agreement', 'views', 'start', 'inject', 'local', 'contrast', 'matching', 'guessing', 'ratio', 'spread', 'warmup', 'student_temperature', 'teacher_temperature', 'centre_momentum'): setattr(self, o, self.settings[o])
         self.mode, self.by, self.hides, self.guided = mask, by, hides, guided
         # everything is made, in one order, and what is off is taken away: with one seed all arms start with the same weights
         self.layers = nn.ModuleList(FusionLayer(width, D, heads, its_heads) for _ in range(fusion))
@@ -106,10 +107,16 @@ class SemMIM(ImageText):
     @property
     def parts(self): return [name for name, there in dict(contrast=self.contrast, matching=self.matching, guessing=self.guessing, agreement=self.agreement, hidden=self.hides).items() if there]
 
-# %% ../nbs/11_semmim.ipynb #b78d7403
+# %% ../nbs/11_semmim.ipynb #76e63a51
 def head_of(net, patches): # a model or what its teacher copies; True: for patches, False: for [CLS]
     "What scores them: one head where it is shared"
     return net.patch_head if patches and hasattr(net, 'patch_head') else net.head
+
+@patch
+def patch_scores(self:SemMIM, net, h): # a model or what its teacher copies, all patches of a picture [B,L,D] -> [B,L,K]
+    "Scores of patches; where `local` is on, those of their picture on average taken away"
+    s = head_of(net, True)(h)
+    return s - s.mean(1, keepdim=True) if self.local else s
 
 @patch
 def fuse(self:SemMIM, t, h, padding): # words [B,T,width], patches [B,L,D], bool [B,T] -> [B,T,width]
@@ -136,7 +143,7 @@ def masked_patches(self:SemMIM,
         tokens = block(tokens)
     return vit.norm(tokens)[:, first:]
 
-# %% ../nbs/11_semmim.ipynb #8a0d332a
+# %% ../nbs/11_semmim.ipynb #491fbb0a
 @patch
 @torch.no_grad()
 def teach(self:SemMIM,
@@ -153,7 +160,7 @@ def teach(self:SemMIM,
     t = net.text(ids, padding) if self.guided or self.inject else None
     if self.guided: out['relevance'] = relevance_of(net, h, t, padding, self.by)
     if self.inject: h = net.layers[0].into(h, net.look(t, h)[0], padding) # [CLS] has answered already, without the caption
-    if self.target == 'space': out['patches'] = head_of(net, True)(h)
+    if self.target == 'space': out['patches'] = self.patch_scores(net, h)
     return out
 
 @patch
@@ -231,7 +238,7 @@ def semmim_loss(z:torch.Tensor, # pictures [B,dim]; play no part
     "The sum, as in ALBEF and iBOT: every part has weight 1"
     return losses.sum()
 
-# %% ../nbs/11_semmim.ipynb #70b1a7ca
+# %% ../nbs/11_semmim.ipynb #232423ac
 class HideByCaption(Callback):
     "Draws for the masks, and whether the caption chooses yet: appended to the model's inputs"
     order = 8 # after Views (5) and Captions (5.5)
@@ -249,7 +256,7 @@ class Switches(Callback):
     def after_create(self):
         if not self.used: raise ValueError('Switches: they are for semmim_learner, which makes the model; this model was made without them')
 
-def switches(target:str='space', shared:bool=True, agreement:bool=True, views:int=2, start:int=3, inject:bool=True, mask:str='weighted', by:str='left_out', contrast:bool=True, matching:bool=True, guessing:bool=True,
+def switches(target:str='space', shared:bool=True, agreement:bool=True, views:int=2, start:int=3, inject:bool=True, local:bool=False, mask:str='weighted', by:str='left_out', contrast:bool=True, matching:bool=True, guessing:bool=True,
              ratio:float=.3, spread:float=.5, warmup:float=.2, k:int=256, teacher_temperature:float=.04, fusion:int=1)->Switches:
     "Arguments of `SemMIM`: `--parts semmim/target:pixels`"
     return Switches(**locals())
@@ -282,7 +289,7 @@ def semmim_learner(dls, # fastai `DataLoaders` of pictures with captions
 
 add_recipe('semmim', semmim_learner, 'pictures and captions in one space, [CLS] and patches in another; hidden patches are told apart with the help of the caption', 'SemMIM, Liu et al. 2024, its structure; the rest is our reading', arch='vit_tiny_small', augment='text_far', lr=2e-3);
 
-# %% ../nbs/11_semmim.ipynb #121771aa
+# %% ../nbs/11_semmim.ipynb #ea4600ac
 @patch
 @torch.no_grad()
 def in_groups(self:SemMIM,
@@ -292,8 +299,8 @@ def in_groups(self:SemMIM,
     tokens, first = self.read(x), self.encoder.num_prefix_tokens
     h, centre = tokens[:, first:], self.centre if hasattr(self, 'centre') else None
     if centre is None: raise ValueError('in_groups: this model has no groups, agreement is off and the target is not the space')
-    own = lambda o, patches: F.softmax((wide(head_of(self, patches)(o)) - centre[int(patches)]) / self.teacher_temperature, -1)
-    return torch.cat([own(tokens[:, :1], False) if self.agreement else torch.zeros(len(x), 1, centre.shape[1], device=x.device), own(h, True)], 1)
+    own = lambda scores, patches: F.softmax((wide(scores) - centre[patches]) / self.teacher_temperature, -1)
+    return torch.cat([own(self.head(tokens[:, :1]), 0) if self.agreement else torch.zeros(len(x), 1, centre.shape[1], device=x.device), own(self.patch_scores(self, h), 1)], 1)
 
 # %% ../nbs/11_semmim.ipynb #59019850
 def save_semmim(learn:Learner, # with a `SemMIM`

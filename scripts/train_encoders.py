@@ -2,7 +2,7 @@
 
     python scripts/train_encoders.py [convnet high_pass vit siamese_im text semmim] [--folder mssl/stored]
 
-Each sees the embedded pictures only (`scenes`, 10,000 of them, level calm, for `text` level several with captions) without labels, and is
+Each sees the embedded pictures only (`scenes`, 10,000 of them, 5,000 for `semmim`, level calm, for `text` and `semmim` level several with captions) without labels, and is
 kept in half precision, below 2 MB. The runs' settings, minutes and results lie beside them in `stored/runs/encoder-NAME.json`.
 """
 import argparse, platform, time

@@ -1,7 +1,9 @@
 "The table of methods: names, near misses, and how views are made when nobody says"
+import subprocess, sys
+
 import pytest
 from mssl.data import image_dls
-from mssl.recipes import RECIPES, add_recipe, recipe_learner, usual_augment
+from mssl.recipes import RECIPES, add_recipe, find_recipe, recipe_learner, usual_augment
 from mssl.siamese import siamese_learner
 from mssl.views import AUGMENTS
 
@@ -28,3 +30,8 @@ def test_names(dls):
         assert recipe_learner('mine', dls, size=16).views.augments == AUGMENTS['weak'] and new is RECIPES['mine']
     finally: RECIPES.pop('mine', None)
     assert RECIPES == before
+
+def test_a_recipe_is_found_whatever_was_imported():
+    said = "from mssl.recipes import RECIPES, find_recipe; assert 'semmim' not in RECIPES; print(find_recipe('semmim').name)"
+    assert subprocess.run([sys.executable, '-c', said], capture_output=True, text=True, check=True).stdout.strip() == 'semmim'
+    with pytest.raises(ValueError, match="arm 'x': recipe='semimm' .*did you mean 'semmim'"): find_recipe('semimm', "arm 'x': recipe")

@@ -23,7 +23,7 @@ def test_every_stored_run_can_be_read_and_made_again(path):
     assert r['minutes'] > 0 and r['device'] and isinstance(r.setting('seed'), int) and r.setting('arch') and r.setting('lr') > 0
     assert r.command.startswith(('mssl_train --data ', 'mssl_compare ', 'python '))
     # painting drawn pictures leaves the neighbours a little worse (chapter 09); beside captions of several objects the label is that of one of them, which the picture alone cannot tell
-    rises = {'mae': 'linear', 'image_text': 'caption1'}.get(r.setting('method'), 'knn')
+    rises = {'mae': 'linear', 'image_text': 'caption1', 'semmim': 'caption1'}.get(r.setting('method'), 'knn')
     assert 0 <= r.value(f'untrained.{rises}') < r.value(rises) <= 1 and 0 <= r.value('knn') <= 1 and r.value('knn') == r['results']['encoder']['knn']
     assert '/' not in r.setting('data').strip('/'), 'a folder of the machine that trained is nobody\'s business'
 

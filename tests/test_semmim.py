@@ -435,3 +435,17 @@ def test_what_groups_tell_is_measured():
     photos = learner()
     photos.dls.train_ds.name = 'photos'
     with pytest.raises(ValueError, match="drawn pictures are needed, .* got 'photos'"): INFORMATION['group_shape'](photos)
+
+
+def test_local_takes_the_picture_away():
+    model, plain = make(local=True).eval(), make().eval()
+    x = drawn.image[:6] / 255.
+    with torch.no_grad():
+        h = model.patches(x)
+        s = model.patch_scores(model, h)
+        assert torch.allclose(s.mean(1), torch.zeros(6, 32), atol=1e-6) and torch.allclose(s, plain.patch_scores(plain, h) - plain.patch_scores(plain, h).mean(1, keepdim=True), atol=1e-6)
+        given = batch(model)
+        told, theirs = (m.teach(given[:2], *given[2:4]) for m in (model, plain))
+    assert torch.allclose(told['patches'], theirs['patches'] - theirs['patches'].mean(1, keepdim=True), atol=1e-6), 'in the targets'
+    assert torch.equal(told['cls'], theirs['cls']) and torch.equal(told['relevance'], theirs['relevance']), 'and nowhere else'
+    assert torch.equal(model.in_groups(x)[:, 0], plain.in_groups(x)[:, 0]) and not torch.equal(model.in_groups(x)[:, 1:], plain.in_groups(x)[:, 1:])
