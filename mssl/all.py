@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #e2957028
+# %% ../nbs/all.ipynb #1200a4a5
 from .core import *
 from .show import *
 from .scenes import *
 from .caption_files import *
+from .pictures import *
+from .lazy import *
+from .pack import *
+from .sources import *
 from .data import *
 from .colour import *
 from .views import *

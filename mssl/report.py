@@ -76,6 +76,7 @@ def _neighbours(learn, rows=6, k=5):
     near = torch.stack([n[n != q][:k] for n, q in zip(near, ask)])
     valid = learn.dls.valid_ds
     image = valid[some_rows(len(valid), 4000) or slice(None)].image.cpu()
+    if image.shape[1] > 4: image = image[:, :3] # of many channels the first three
     return show_neighbours(image[ask], image[near], None if y is None else y[near] == y[ask].unsqueeze(1))
 
 def write_report(out, # the run folder

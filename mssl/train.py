@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'make_filter', 'Settings', 'pick_precision', 'HalfOnCPU',
            'set_precision', 'quiet', 'device_name', 'pretrain']
 
-# %% ../nbs/train.ipynb #a5efc54e
+# %% ../nbs/train.ipynb #81903b19
 import contextlib, copy, importlib, json, platform, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from .core import check_number, check_choice, keep_random, random_state, set_random_state, write_whole, as_size
 from .data import image_dls
+from .pictures import Pictures
 from .encoders import FILTERS, create_encoder, feature_dim, pool_features
 from .evaluation import knn_accuracy, linear_probe, pixel_features
 from .gauges import KNNGauge, SpreadGauge, encode, some_rows
@@ -109,10 +110,12 @@ def supervised_learner(dls, # with labels
 
 def _pixels(dls, n=20_000):
     "The floor: weighted 20-NN of the pixels themselves"
-    a, b = (ds[some_rows(len(ds), n) or slice(None)] for ds in (dls.train_ds, dls.valid_ds))
-    mean = a.image.float().mean((0, 2, 3)) / 255
-    z, z_test = (pixel_features(o.image, mean=mean).cpu() for o in (a, b))
-    return dict(knn=float(knn_accuracy(z, a.label.cpu(), z_test, b.label.cpu(), k=min(20, len(z)))), linear=None)
+    sets = dls.train_ds, dls.valid_ds
+    rows = [some_rows(len(ds), n) or list(range(len(ds))) for ds in sets]
+    mean = sets[0][rows[0]].image.float().mean((0, 2, 3)) / 255 if isinstance(sets[0], Pictures) else dls.train.stats[0]
+    z, z_test = (torch.cat([pixel_features(ds[r[i:i + 2000]].image, mean=mean).cpu() for i in range(0, len(r), 2000)]) for ds, r in zip(sets, rows))
+    y, y_test = (ds.label.cpu()[r] for ds, r in zip(sets, rows))
+    return dict(knn=float(knn_accuracy(z, y, z_test, y_test, k=min(20, len(z)))), linear=None)
 
 def measure(learn, # a `Learner` with `Views` over labelled pictures
             n:int=20_000, # at most so many pictures of each set
@@ -142,7 +145,7 @@ def _without_filter(learn, more):
     try: return measure(learn, more=more)
     finally: learn.views.filter = filter
 
-# %% ../nbs/train.ipynb #e5f73bc0
+# %% ../nbs/train.ipynb #608475cd
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
@@ -164,7 +167,7 @@ class Settings:
 
     def __post_init__(self):
         find_recipe(self.method)
-        for k in ('epochs', 'bs'): check_number(k, getattr(self, k), 1, integer=True)
+        for k, low in (('epochs', 1), ('bs', 2)): check_number(k, getattr(self, k), low, integer=True)
         check_number('seed', self.seed, 0, integer=True)
         make_filter(self.filter, self.size)
         make_parts(self.parts)
@@ -224,7 +227,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
-# %% ../nbs/train.ipynb #5cb1640d
+# %% ../nbs/train.ipynb #890e45ad
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -244,6 +247,8 @@ def pretrain(out='runs/run', # the run folder
     kwargs = dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}
     dls = image_dls(s.data, at_most=2 * min(as_size(s.size)), bs=s.bs, device=device, n=s.n, seed=s.seed, labels=None if s.labels else False)
     if not resume: write_whole(out / 'settings.json', lambda p: p.write_text(json.dumps(asdict(s), indent=1)))
+    if len(dls.train_ds) < 2: raise ValueError(f'data={s.data!r}: pictures are compared with each other, {len(dls.train_ds)} to train on and {len(dls.valid_ds)} to validate with are too few')
+    if dls.train_ds.channels != 3: kwargs = {**kwargs, 'in_chans': dls.train_ds.channels}
     labelled, filter = dls.train_ds.label is not None, make_filter(s.filter, s.size)
     torch.manual_seed(s.seed)
     dls.train.rng.seed(s.seed)

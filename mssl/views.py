@@ -221,7 +221,8 @@ def make(self:Views,
          index:torch.Tensor=None, # their data-set ids [n]; -1 when unknown
         )->list: # normalised views, each [n,C,h,w]; sets `image`, `index`, `box`, `flip`, `mask`
     "Crop, flip, colour, normalise and filter: all the views of one batch"
-    n, C, H, W = check_images(image, channels=3 if any(a.colourful for a in self.augments) else None).shape
+    n, C, H, W = check_images(image).shape
+    if C != 3 and any(a.colourful for a in self.augments): raise ValueError(f"image: 3 channels are needed, got {C} (shape {list(image.shape)}); augment='weak' changes no colours and takes any")
     if index is None: index = torch.full((n,), -1, device=image.device)
     self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
     mean, std = self.statistics(C, image.device)
@@ -379,5 +380,6 @@ def show(self:Views,
         self._unwatch(self.dls.train)
     n = min(check_number('n', n, 1, integer=True), len(self.image))
     mean, std = self.statistics(self.image.shape[1], self.image.device)
-    views = [(v[:n].float() * std + mean).clamp(0, 1).cpu() for v in self.view]
-    return show_views(self.image[:n].cpu(), views, [b[:n].cpu() for b in self.box], [f[:n].cpu() for f in self.flip])
+    seen = slice(3) if self.image.shape[1] > 4 else slice(None) # of many channels the first three
+    views = [(v[:n].float() * std + mean).clamp(0, 1)[:, seen].cpu() for v in self.view]
+    return show_views(self.image[:n, seen].cpu(), views, [b[:n].cpu() for b in self.box], [f[:n].cpu() for f in self.flip])
