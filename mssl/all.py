@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #1200a4a5
+# %% ../nbs/all.ipynb #561aba35
 from .core import *
 from .show import *
 from .scenes import *
@@ -25,8 +25,12 @@ from .evaluation import *
 from .transfer import *
 from .gauges import *
 from .recipes import *
+from .unlabelled import *
 from .report import *
 from .train import *
+from .fine_tune import *
+from .embed import *
+from .takeaway import *
 from .edges import *
 from .edges_exercises import *
 from .masks import *

@@ -60,7 +60,7 @@ def prepared(learn, # a `Learner` with `Views`
     "Whole pictures, as the encoder gets them, through a function of the model in training"
     return through(learn, lambda x: use(learn.views.whole(x, change)), image, bs=bs)
 
-# %% ../nbs/03a_gauges.ipynb #3d0afd3d
+# %% ../nbs/03a_gauges.ipynb #8036d8da
 def labelled_features(learn, # a `Learner` with `Views` over labelled pictures
                      )->tuple: # features and labels of the training pictures, then of the validation pictures
     "What probes ask for; while `train.measure` is at work, the features that it has at hand"
@@ -77,8 +77,9 @@ class Gauge(Callback):
     def before_fit(self):
         known = [getattr(m, 'name', None) for m in self.learn.metrics]
         for name in self.names:
-            if name not in known: self.learn.metrics = list(self.learn.metrics) + [ValueMetric(lambda name=name: self.values.get(name, math.nan), name)]
+            if name not in known: self.learn.metrics = list(self.learn.metrics) + [ValueMetric(partial(self.value, name), name)]
 
+    def value(self, name): return self.values.get(name, math.nan) # a method, and no lambda: a Learner with gauges can be exported
     def before_train(self): self._armed = True # validate() and get_preds() alone measure nothing
     def after_validate(self):
         if self._armed: self.measure()

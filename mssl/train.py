@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'Classifier', 'supervised_learner', 'measure', 'make_filter', 'Settings', 'pick_precision', 'HalfOnCPU',
            'set_precision', 'quiet', 'device_name', 'pretrain']
 
-# %% ../nbs/train.ipynb #81903b19
+# %% ../nbs/train.ipynb #6cd84a9e
 import contextlib, copy, importlib, json, platform, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastai.losses import CrossEntropyLossFlat
 from .core import check_number, check_choice, keep_random, random_state, set_random_state, write_whole, as_size
 from .data import image_dls
 from .pictures import Pictures
-from .encoders import FILTERS, create_encoder, feature_dim, pool_features
+from .encoders import FILTERS, create_encoder, feature_dim, pool_features, weights_source
 from .evaluation import knn_accuracy, linear_probe, pixel_features
 from .gauges import KNNGauge, SpreadGauge, encode, some_rows
 from .recipes import find_recipe, make_parts, recipe_learner, usual_augment
@@ -145,13 +145,14 @@ def _without_filter(learn, more):
     try: return measure(learn, more=more)
     finally: learn.views.filter = filter
 
-# %% ../nbs/train.ipynb #608475cd
+# %% ../nbs/train.ipynb #39981b24
 @dataclass
 class Settings:
     "What a run depends on; stored in its folder, read back on resuming"
     data:str='scenes'       # 'scenes', 'scenes:small', a folder of pictures, a parquet file or folder
     method:str='info_nce'   # one of recipes.RECIPES
-    arch:str=None           # any timm name; the recipe's when None
+    arch:str=None           # any timm name; that of `weights`, else the recipe's when None
+    weights:str=None        # where the encoder starts from: 'timm', a checkpoint file, a stored encoder; None: from scratch
     epochs:int=6            # passes over the training pictures
     bs:int=64               # pictures a batch; on few processor cores many small steps teach more than few large ones
     size:int=32             # pixels of the views
@@ -227,7 +228,7 @@ def device_name(device)->str:
     "What the training ran on, in words"
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, threads: {torch.get_num_threads()}'
 
-# %% ../nbs/train.ipynb #890e45ad
+# %% ../nbs/train.ipynb #e712c27d
 def pretrain(out='runs/run', # the run folder
              resume:bool=False, # go on with the run in `out`; its own settings are used
              overwrite:bool=False, # replace a run in `out`
@@ -243,8 +244,9 @@ def pretrain(out='runs/run', # the run folder
     if resume: s = Settings(**json.loads((out / 'settings.json').read_text()))
     device = torch.device(device if device is not None else 'cuda' if torch.cuda.is_available() else 'cpu')
     precision, r = pick_precision(s.precision, device), find_recipe(s.method)
-    arch = s.arch or r.arch
-    kwargs = dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}
+    given, theirs = weights_source(s.weights)
+    arch = s.arch or given or r.arch
+    kwargs = {**(theirs if arch == given else {}), **(dict(img_size=s.size) if arch.startswith(('vit', 'deit')) else {}), **(dict(weights=s.weights) if s.weights else {})}
     dls = image_dls(s.data, at_most=2 * min(as_size(s.size)), bs=s.bs, device=device, n=s.n, seed=s.seed, labels=None if s.labels else False)
     if not resume: write_whole(out / 'settings.json', lambda p: p.write_text(json.dumps(asdict(s), indent=1)))
     if len(dls.train_ds) < 2: raise ValueError(f'data={s.data!r}: pictures are compared with each other, {len(dls.train_ds)} to train on and {len(dls.valid_ds)} to validate with are too few')
