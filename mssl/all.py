@@ -14,6 +14,7 @@ from .colour import *
 from .views import *
 from .encoders import *
 from .processes import *
+from .distributed import *
 from .siamese import *
 from .teacher import *
 from .evaluation import *
@@ -21,7 +22,9 @@ from .transfer import *
 from .gauges import *
 from .recipes import *
 from .report import *
+from .checkpoint import *
 from .train import *
+from .plan import *
 from .edges import *
 from .edges_exercises import *
 from .masks import *
