@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #561aba35
+# %% ../nbs/all.ipynb #2372da25
 from .core import *
 from .show import *
 from .scenes import *
@@ -19,6 +19,7 @@ from .colour import *
 from .views import *
 from .encoders import *
 from .processes import *
+from .distributed import *
 from .siamese import *
 from .teacher import *
 from .evaluation import *
@@ -27,10 +28,12 @@ from .gauges import *
 from .recipes import *
 from .unlabelled import *
 from .report import *
+from .checkpoint import *
 from .train import *
 from .fine_tune import *
 from .embed import *
 from .takeaway import *
+from .plan import *
 from .edges import *
 from .edges_exercises import *
 from .masks import *

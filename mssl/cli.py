@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['mssl_train', 'mssl_compare', 'mssl_pack', 'mssl_embed']
 
-# %% ../nbs/cli.ipynb #56429e41
+# %% ../nbs/cli.ipynb #04aa5421
 import sys, warnings
 from pathlib import Path
 from fastcore.script import call_parse
 from .core import check_number
+from .plan import plan as plan_run, plan_table
+from .processes import leave_processes, process_rank
 from .train import pretrain
 from .report import summary
 from .compare import compare
 from .embed import embed_pictures, save_embeddings, write_neighbours
 
-# %% ../nbs/cli.ipynb #223de3b9
+# %% ../nbs/cli.ipynb #3f8dbf2c
 @call_parse
 def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, a parquet file or a folder of shards
                method:str='info_nce', # the recipe: info_nce, vicreg, byol, kway, ...
@@ -37,14 +39,21 @@ def mssl_train(data:str='scenes', # scenes, scenes:small, a folder of pictures, 
                overwrite:bool=False, # replace a run in the folder
                unlabelled:bool=False, # leave labels out even where there are some
                unsupervised:bool=False, # do not train the supervised line
+               every:int=0, # a checkpoint after so many steps too, for pictures on the device; 0: at epoch ends
+               plan:bool=False, # train twenty steps, say how long the run takes and what fits, leave nothing behind
               ):
     "Pretrain an encoder on pictures, labelled or not; leave a report, the encoder and a checkpoint in a run folder"
     out = out or f"runs/{data.rstrip('/').split('/')[-1].replace(':', '-').replace('.parquet', '')}-{method}-{seed}"
-    settings = {} if resume else dict(data=data, method=method, arch=arch or None, weights=weights or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
+    settings = {} if resume and not plan else dict(data=data, method=method, arch=arch or None, weights=weights or None, epochs=epochs, bs=bs, size=size, lr=lr or None, n=n or None, augment=augment or None, filter=filter or None, parts=parts or None,
                                       labels=not unlabelled, supervised=not unsupervised, seed=seed, precision=precision)
-    warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr)
-    try: report = pretrain(out, resume=resume, overwrite=overwrite, device=device or None, **settings)
-    except ValueError as e: sys.exit(f'mssl_train: {e}')
+    warnings.showwarning = lambda message, *args, **kwargs: None if process_rank() else print(f'note: {message}', file=sys.stderr)
+    try:
+        if plan: return print(plan_table(plan_run(device or None, **settings)))
+        report = pretrain(out, resume=resume, overwrite=overwrite, device=device or None, every=every, **settings)
+    except ValueError as e: sys.exit(1 if process_rank() else f'mssl_train: {e}') # all processes know it, one says it
+    first = process_rank() == 0
+    leave_processes()
+    if not first: return
     if report['stopped']: print(report['stopped'])
     print(f"{summary(report)}\nreport: {out}/report.html   encoder: mssl.load_encoder({out!r})")
 

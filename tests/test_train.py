@@ -154,7 +154,7 @@ def test_settings_table_is_complete():
     "Every setting that the command offers is stored with the run"
     import inspect
     from mssl.cli import mssl_train
-    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised'}
+    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised', 'every', 'plan'}
     assert flags | {'labels', 'supervised'} == set(Settings.__dataclass_fields__)
     assert not any('_' in f for f in flags | {'unlabelled', 'unsupervised'}), 'one word a flag: fastcore 1 would offer --two_words, fastcore 2 --two-words'
 
