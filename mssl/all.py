@@ -37,6 +37,8 @@ from .siamese_im_exercises import *
 from .measures import *
 from .toy import *
 from .runs import *
+from .ledger import *
+from .sigreg import *
 from .compare import *
 
 # %% ../nbs/all.ipynb #da46ce8f
