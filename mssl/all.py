@@ -56,6 +56,8 @@ from .questions import *
 from .measures import *
 from .toy import *
 from .runs import *
+from .ledger import *
+from .sigreg import *
 from .compare import *
 
 # %% ../nbs/all.ipynb #da46ce8f
