@@ -53,6 +53,7 @@ from .text_exercises import *
 from .groups import *
 from .semmim import *
 from .questions import *
+from .semmim_exercises import *
 from .measures import *
 from .toy import *
 from .runs import *

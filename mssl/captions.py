@@ -93,9 +93,10 @@ def true_captions(captions, # B strings
 
 # %% ../nbs/10a_captions.ipynb #7f1cc90a
 def check_colours(views, # a `Views`
+                  n:int=None, # how many of them captions are held against, from the first on; all when None
                  ): # raises
     "Refuse views that change colours so far that colour words become false"
-    for a in views.augments:
+    for a in views.augments[:n]:
         wrong = [name for name, v in (('hue', a.jitter[3] if a.jitter_p else 0), ('grey', a.grey), ('solarise', a.solarise)) if v]
         if wrong: raise ValueError(f"augment: {', '.join(wrong)} would make colour words of captions false; use augment='text' or an Augment without them, or Captions(rewrite=False)")
 
@@ -115,7 +116,7 @@ class Captions(Callback):
     def after_create(self):
         views = getattr(self.learn, 'views', None)
         if views is None: raise ValueError('Captions: there are no views that captions could belong to; put Views among the callbacks too')
-        if self.rewrite: check_colours(views)
+        if self.rewrite: check_colours(views, getattr(getattr(self.model, 'module', self.model), 'told_views', None))
         if self.words is None: self.words = Words.fit(self.of(self.dls, True))
 
     def of(self, dls, training): # the captions of the training or the validation pictures

@@ -15,6 +15,7 @@ from .gauges import labelled_features, prepared, some_rows
 from .masks import mask_statistics_probe, mixed_masks, shape_share
 from .probes import fit_linear
 from .scenes import scenes
+from .groups import INFORMATION
 from .questions import QUESTIONS
 from .text import RETRIEVAL
 from .transfer import box_probe, few_label_probe
@@ -98,4 +99,5 @@ MEASURES = {
     **{k: damaged_of(k) for k in DAMAGES}, # accuracy on noisy, blurred, faint pictures
     **RETRIEVAL,             # with captions: caption1, caption5, caption10, picture1, ... (recall), zero_shot, on_most, on_weighted, ... (share of a mask on what the caption names)
     **QUESTIONS,             # questions about drawn pictures: all, and by kind: what, colour, where, many
+    **INFORMATION,           # group_object, group_shape, group_colour, group_ground: how much of what a patch lies on its group gives away
 }

@@ -74,8 +74,8 @@ def frozen(learn, # a `Learner` with a model that has `patches`, `text` and `wor
 
 def answered(train:tuple, # (`Questions`, `frozen` of them)
              test:tuple, # likewise, about other pictures
-             epochs:int=8, # passes over the questions
-             bs:int=64, # questions a batch
+             epochs:int=15, # passes over the questions
+             bs:int=256, # questions a batch
              lr:float=3e-3, # peak of the one-cycle schedule, for AdamW
              seed:int=0, # of the head's weights and the order
             )->torch.Tensor: # bool [m], which test questions are answered right
@@ -97,7 +97,7 @@ def answered(train:tuple, # (`Questions`, `frozen` of them)
 
 # %% ../nbs/11b_questions.ipynb #529d1837
 def question_scores(learn, # as for `frozen`, over drawn pictures
-                    n:int=1500, # pictures that the head learns from
+                    n:int=4000, # pictures that the head learns from
                     n_test:int=500, # pictures that are asked about
                    )->dict: # 'questions': share of right answers; 'what', 'colour', 'where', 'many': by kind
     "Questions about new pictures of the training's level"

@@ -13,6 +13,8 @@ from .core import write_whole
 from .encoders import PreparedEncoder, create_encoder
 from .evaluation import nearest
 from .gauges import encode, some_rows
+from .lazy import LazyPictures
+from .pictures import Pictures
 from .show import figure_html, show_curves, show_neighbours
 from .unlabelled import blind_to
 
@@ -85,8 +87,8 @@ def whole_pictures(learn, # a `Learner` with `Views`
                    n:int=256, # at most so many
                   )->torch.Tensor: # [n,C,H,W], uint8 or in [0,1], on the CPU
     "Some validation pictures as they come, whatever loader holds them"
-    image = getattr(learn.dls.valid_ds, 'image', None)
-    if isinstance(image, torch.Tensor): return image[some_rows(len(image), n) or slice(None)].cpu()
+    ds = learn.dls.valid_ds
+    if isinstance(ds, (Pictures, LazyPictures)): return ds[some_rows(len(ds), n) or slice(None)].image.cpu()
     found, dl = [], learn.dls.valid
     for batch in dl:
         found.append(learn.views._pictures(batch[0], dl).cpu())

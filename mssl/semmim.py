@@ -31,6 +31,7 @@ TARGETS = ('space', 'pixels', 'none')
 
 class SemMIM(ImageText):
     "Pictures and captions in one space, [CLS] and patches in another that has K groups; hidden patches are told apart with the caption's help"
+    told_views = 1 # captions are held against the first view only
     def __init__(self,
                  arch, # a timm name of a vision transformer, or a module
                  words:Words, # the tokenizer
@@ -258,7 +259,7 @@ add_part('semmim', switches)
 def semmim_learner(dls, # fastai `DataLoaders` of pictures with captions
                    arch='vit_tiny_small', # a timm name of a vision transformer, a module, or a whole `SemMIM`
                    size=None, # pixels of the views; the pictures' own when None
-                   augment='text', # how views are made; hue, grey and solarise are refused
+                   augment='text_far', # how views are made; hue, grey and solarise are refused for the first, which the caption belongs to
                    momentum:float=.99, # of the teacher at the start, rising to 1
                    cbs=None, # further callbacks; `Views`, `Captions`, `HideByCaption`, `FollowStudent` among them replace the default ones
                    model_kwargs:dict=None, # for `SemMIM`
@@ -273,13 +274,13 @@ def semmim_learner(dls, # fastai `DataLoaders` of pictures with captions
     views = arch.views if isinstance(arch, SemMIM) else model_kwargs.get('views', 2) if model_kwargs.get('agreement', True) else 1
     own = next((c for c in cbs if isinstance(c, Views)), None)
     if own is not None and own.n != views: raise ValueError(f'cbs: Views with n={views} is needed for these parts, got n={own.n}')
-    if own is None: cbs.insert(0, Views(size, one_view(augment), n=views, filter=filter))
+    if own is None: cbs.insert(0, Views(size, one_view(augment) if views == 1 else augment, n=views, filter=filter))
     elif filter is not None: raise ValueError('filter: give it to the `Views` among the callbacks')
     for kind, make in ((HideByCaption, HideByCaption), (FollowStudent, lambda: FollowStudent(momentum))):
         if not any(isinstance(c, kind) for c in cbs): cbs.append(make())
     return image_text_learner(dls, arch, size, augment, cbs, model_kwargs=model_kwargs, make=SemMIM, loss=semmim_loss, **kwargs)
 
-add_recipe('semmim', semmim_learner, 'pictures and captions in one space, [CLS] and patches in another; hidden patches are told apart with the help of the caption', 'SemMIM, Liu et al. 2024, its structure; the rest is our reading', arch='vit_tiny_small', augment='text', lr=2e-3);
+add_recipe('semmim', semmim_learner, 'pictures and captions in one space, [CLS] and patches in another; hidden patches are told apart with the help of the caption', 'SemMIM, Liu et al. 2024, its structure; the rest is our reading', arch='vit_tiny_small', augment='text_far', lr=2e-3);
 
 # %% ../nbs/11_semmim.ipynb #121771aa
 @patch

@@ -129,6 +129,7 @@ AUGMENTS = {
     'scenes':  (Augment((.5, 1.), jitter=(.4, .4, .4, .5), jitter_p=1., grey=.45),), # our choice for the drawn pictures: their colours are chance
     'scenes_wide': (Augment((.2, 1.), jitter=(.4, .4, .4, .5), jitter_p=1., grey=.45),), # the same with smaller crops, which may miss the object
     'text':    (Augment((.5, 1.), jitter=(.4, .4, .4, 0.), grey=0.),),     # our choice beside captions: half of the picture and more, no hue, no grey, so that colour words stay true
+    'text_far': (Augment((.5, 1.), jitter=(.4, .4, .4, 0.), grey=0.), Augment((.5, 1.), jitter=(.4, .4, .4, .5), jitter_p=1., grey=.45)), # the first view as 'text', for its caption; the second, which has none, as 'scenes'
     'weak':    (Augment(jitter_p=0., grey=0.),),                          # crop and flip only
     'none':    (Augment((1., 1.), (1., 1.), 0., jitter_p=0., grey=0.),),  # the whole picture, squeezed to size
 }

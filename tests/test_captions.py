@@ -191,6 +191,8 @@ def test_false_colours_are_refused(change, said):
     check_colours(Views(augment=Augment(jitter=(.4, .4, .4, .1), jitter_p=0., grey=0.), n=1)) # hue that is never drawn
     learn = image_text_learner(small_dls(), size=16, augment=a, cbs=Captions(rewrite=False))
     assert learn.captions.rewrite is False
+    check_colours(Views(augment=(AUGMENTS['text'][0], a)), 1) # nobody holds a caption against the second
+    with pytest.raises(ValueError, match=said): check_colours(Views(augment=(a, AUGMENTS['text'][0])), 1)
 
 
 @pytest.mark.parametrize('name', ['text', 'weak', 'none'])

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 
 from mssl.data import Pictures, ResidentLoader
-from mssl.groups import Attend, GroupHead, GroupsGauge, group_loss, guess_loss, hardest, patch_truth, shared_information
+from mssl.groups import INFORMATION, TRUTHS, Attend, GroupHead, GroupsGauge, group_information, group_loss, guess_loss, hardest, patch_truth, shared_information
 from mssl.recipes import make_parts, recipe_learner
 from mssl.scenes import named_boxes, scenes
 from mssl.semmim import SemMIM, Switches, load_semmim, save_semmim, semmim_learner, semmim_loss
 from mssl.text import RELEVANCES, RETRIEVAL, text_guided_mask
-from mssl.views import Views
+from mssl.views import AUGMENTS, Views
 from mssl.words import Words
 
 drawn = scenes(48, 16, seed=4, level='several')
@@ -54,9 +54,9 @@ def test_scores_of_groups_are_cosines():
     head, h = GroupHead(24, 10, 16, 8), 5 * torch.randn(7, 3, 24)
     s = head(h)
     assert s.shape == (7, 3, 10) and s.abs().max() <= 1 + 1e-6
-    assert torch.allclose(head.groups.weight.norm(dim=1), torch.ones(10), atol=1e-6)
-    s.sum().backward()
-    assert head.groups.parametrizations.weight.original0.grad is None, 'the length of a direction is not learned'
+    long = GroupHead(24, 10, 16, 8)
+    long.load_state_dict({k: v * (7 if k == 'groups.weight' else 1) for k, v in head.state_dict().items()})
+    assert torch.allclose(long(h), s, atol=1e-6), 'the length of a direction plays no part'
     with pytest.raises(ValueError, match='k=1'): GroupHead(24, 1)
 
 
@@ -343,6 +343,10 @@ def test_learner_and_command_line():
     assert 0 <= RETRIEVAL['caption5'](learn) <= 1
     with pytest.raises(ValueError, match='Switches'): semmim_learner(small_dls(), make(), 16, cbs=[Switches(target='pixels')])
     with pytest.raises(ValueError, match='n=2'): semmim_learner(small_dls(), size=16, cbs=[Views(16, n=1)])
+    for augment in ('scenes', (AUGMENTS['scenes'][0], AUGMENTS['text'][0])): # the caption's view keeps its colours, the other need not
+        with pytest.raises(ValueError, match='hue, grey would make colour words'): semmim_learner(small_dls(), size=16, augment=augment)
+    assert semmim_learner(small_dls(), size=16).views.augments == AUGMENTS['text_far'] and AUGMENTS['text_far'][1].grey > 0
+    assert semmim_learner(small_dls(), size=16, model_kwargs=dict(views=1)).views.augments == AUGMENTS['text_far'][:1]
     with pytest.raises(ValueError, match='target'): recipe_learner('semmim', small_dls(), size=16, cbs=make_parts('semmim/target:words'))
 
 
@@ -418,3 +422,16 @@ def test_saving_without_some_parts(tmp_path):
     assert (tmp_path / 'small/semmim.safetensors').stat().st_size < (tmp_path / 'whole/semmim.safetensors').stat().st_size
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(model.in_groups(x), whole.in_groups(x))
+
+
+def test_what_groups_tell_is_measured():
+    learn = learner()
+    found = group_information(learn, 40)
+    assert list(found) == list(TRUTHS) and all(0 <= v <= 1 for v in found.values())
+    assert found == group_information(learn, 40), 'the same pictures each time'
+    with torch.no_grad(): learn.model.head.groups.weight[:] = learn.model.head.groups.weight[:1]
+    assert all(v == 0 for v in group_information(learn, 40).values()), 'one group for all tells nothing'
+    with pytest.raises(ValueError, match='a model with groups is needed'): INFORMATION['group_shape'](learner(model_kwargs=dict(img_size=16, agreement=False, target='pixels')))
+    photos = learner()
+    photos.dls.train_ds.name = 'photos'
+    with pytest.raises(ValueError, match="drawn pictures are needed, .* got 'photos'"): INFORMATION['group_shape'](photos)
