@@ -5,17 +5,20 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import nn
-import mssl.measures
+import mssl.measures, mssl.questions
 from mssl.data import Pictures, ResidentLoader, image_dls
 from mssl.edges import HighPass, high_pass
 from mssl.gauges import encode
+from mssl.groups import INFORMATION
 from mssl.measures import MEASURES, box_iou_of, few_labels, prepared, shape_of
 from mssl.mscn import MaskedViews
 from mssl.probes import fit_linear
+from mssl.questions import QUESTIONS
 from mssl.recipes import recipe_learner
 from mssl.scenes import CLASSES
+from mssl.semmim import semmim_learner
 from mssl.siamese import info_nce, siamese_learner
-from mssl.text import RETRIEVAL, image_text_learner
+from mssl.text import RETRIEVAL
 from mssl.train import measure, supervised_learner
 from mssl.transfer import few_label_probe
 from mssl.views import Views
@@ -51,9 +54,9 @@ def planted(of, train, valid, maps=None, size=16):
 
 @pytest.fixture(scope='module')
 def told():
-    "A Learner whose pictures have captions"
+    "A Learner whose pictures have captions, and whose model has groups"
     torch.manual_seed(0)
-    learn = image_text_learner(image_dls('scenes', 16, n=100, bs=50, device='cpu'), size=16)
+    learn = semmim_learner(image_dls('scenes', 16, n=100, bs=50, device='cpu'), size=16)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     return learn
 
@@ -61,10 +64,11 @@ def told():
 # --- all of them
 
 @pytest.mark.parametrize('training', [False, True])
-@pytest.mark.parametrize('name', [o for o in MEASURES if o not in ('miou', 'prediction')]) # one needs a map of several places, one a recipe of its own: tests/test_correspondence.py; those of RETRIEVAL a model with captions
+@pytest.mark.parametrize('name', [o for o in MEASURES if o not in ('miou', 'prediction')]) # one needs a map of several places, one a recipe of its own: tests/test_correspondence.py; RETRIEVAL, QUESTIONS and INFORMATION a model with captions and groups
 def test_a_number_in_range_that_draws_and_changes_nothing(learn, told, name, training, monkeypatch):
-    if name in RETRIEVAL: learn = told
+    if name in (*RETRIEVAL, *QUESTIONS, *INFORMATION): learn = told
     if name == 'shape': monkeypatch.setattr(mssl.measures, 'scenes', lambda n, scenes=mssl.measures.scenes, **kw: scenes(min(n, 100), size=16, **kw)) # 2000 are drawn in seconds
+    if name in QUESTIONS: monkeypatch.setattr(mssl.questions, 'scenes', lambda n, *args, scenes=mssl.questions.scenes, **kw: scenes(min(n, 100), *args, **kw))
     learn.model.train(training)
     learn.features = *encode(learn, learn.dls.train), *encode(learn, learn.dls.valid)
     before, v = {k: o.clone() for k, o in learn.model.state_dict().items()}, learn.views
@@ -95,7 +99,7 @@ def test_train_measure_hands_the_features_on_and_takes_them_back(learn):
     assert 'features' not in learn.__dict__
 
 def test_the_table():
-    assert list(MEASURES) == ['few1', 'few10', 'box', 'small', 'large', 'shape', 'ratio', 'kind', 'fill', 'miou', 'place', 'prediction', 'tail', 'noisy', 'blurred', 'faint', *RETRIEVAL] and all(map(callable, MEASURES.values()))
+    assert list(MEASURES) == ['few1', 'few10', 'box', 'small', 'large', 'shape', 'ratio', 'kind', 'fill', 'miou', 'place', 'prediction', 'tail', 'noisy', 'blurred', 'faint', *RETRIEVAL, *QUESTIONS, *INFORMATION] and all(map(callable, MEASURES.values()))
 
 def test_pictures_are_prepared_as_in_the_training(learn):
     image, modes = learn.dls.valid_ds.image[:7], []
