@@ -6,23 +6,21 @@
 __all__ = ['TARGETS', 'SemMIM', 'head_of', 'semmim_loss', 'HideByCaption', 'Switches', 'switches', 'semmim_learner',
            'save_semmim', 'load_semmim']
 
-# %% ../nbs/11_semmim.ipynb #40248026
-import json, torch, torch.nn.functional as F
+# %% ../nbs/11_semmim.ipynb #5b7500f8
+import torch, torch.nn.functional as F
 from pathlib import Path
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from safetensors.torch import load_file, save_file
-from . import encoders
 from .captions import Captions
 from .core import check_choice, check_number, side_generator
-from .groups import Attend, FusionLayer, GroupHead, group_loss, guess_loss, hardest, mean_over_processes, wide
+from .groups import Attend, FusionLayer, GroupHead, group_loss, hardest
 from .mae import encode_visible, one_view, patch_grid, patchify
 from .processes import gather, process_count, sum_over_processes
 from .recipes import add_part, add_recipe
 from .teacher import FollowStudent, Teacher
-from .text import MODES, RELEVANCES, ImageText, caption_key, image_text_learner, image_text_loss, relevance_of, standardised, text_guided_mask
+from .text import MODES, RELEVANCES, ImageText, caption_key, guess_loss, image_text_learner, image_text_loss, load_beside, mean_over_processes, relevance_of, save_beside, standardised, text_guided_mask, wide
 from .views import Views
 from .words import MASK, Words
 
@@ -143,7 +141,7 @@ def masked_patches(self:SemMIM,
         tokens = block(tokens)
     return vit.norm(tokens)[:, first:]
 
-# %% ../nbs/11_semmim.ipynb #491fbb0a
+# %% ../nbs/11_semmim.ipynb #280d69b2
 @patch
 @torch.no_grad()
 def teach(self:SemMIM,
@@ -167,7 +165,7 @@ def teach(self:SemMIM,
 @torch.no_grad()
 def distribution(self:SemMIM, scores, what): # [...,K], 0 for [CLS] and 1 for patches -> [...,K], sums to 1; the centre follows while training
     "Scores of the teacher, centred and sharpened"
-    p = F.softmax((scores.float() if scores.dtype == torch.float16 or scores.dtype == torch.bfloat16 else scores).sub(self.centre[what]) / self.teacher_temperature, -1)
+    p = F.softmax(wide(scores).sub(self.centre[what]) / self.teacher_temperature, -1)
     if self.training:
         mean = sum_over_processes(scores.flatten(0, -2).to(self.centre.dtype).mean(0)) / process_count()
         self.centre[what].lerp_(mean, 1 - self.centre_momentum)
@@ -302,27 +300,19 @@ def in_groups(self:SemMIM,
     own = lambda scores, patches: F.softmax((wide(scores) - centre[patches]) / self.teacher_temperature, -1)
     return torch.cat([own(self.head(tokens[:, :1]), 0) if self.agreement else torch.zeros(len(x), 1, centre.shape[1], device=x.device), own(self.patch_scores(self, h), 1)], 1)
 
-# %% ../nbs/11_semmim.ipynb #59019850
+# %% ../nbs/11_semmim.ipynb #6911af63
 def save_semmim(learn:Learner, # with a `SemMIM`
                 path, # a folder
                 without=(), # parts that are left out, such as ('layers', 'entries'); they come back untrained
                 **info, # anything worth knowing, stored in encoder.json
                )->Path: # the folder
     "The encoder as `save_encoder` stores it, and beside it everything else but the teacher in half precision, the words among it"
-    model, path = getattr(learn.model, 'module', learn.model), Path(learn.save_encoder(path, **{'half': True, **info}))
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items() if k.split('.')[0] not in ('encoder', 'teacher', *without)}
-    save_file({k: v.cpu().contiguous() for k, v in state.items()}, path / 'semmim.safetensors')
-    (path / 'semmim.json').write_text(json.dumps(dict(settings=model.settings, words=model.words.to_json(), context=model.words.context)))
-    return path
+    return save_beside(learn, path, 'semmim', ('teacher', *without), **info)
 
 def load_semmim(path_or_name, # a folder that `save_semmim` wrote, or a name in the package
                 device=None, # where it is wanted
                )->tuple: # (`SemMIM` in eval mode, its teacher a copy of it; function: pictures [n,C,H,W] -> what it gets)
     "The whole model as it was saved"
-    front, path = encoders.load_encoder(path_or_name, device=device), encoders.stored_folder(path_or_name)
-    if not (path / 'semmim.json').is_file(): raise ValueError(f'path_or_name={str(path_or_name)!r}: an encoder without its words and groups; `save_semmim` stores both')
-    info = json.loads((path / 'semmim.json').read_text())
-    model = SemMIM(front.encoder, Words(info['words'], info['context']), **info['settings']).to(device or 'cpu')
-    model.load_state_dict({**model.state_dict(), **load_file(path / 'semmim.safetensors')})
+    model, prepare = load_beside(SemMIM, path_or_name, 'semmim', 'an encoder without its words and groups; `save_semmim` stores both', device)
     model.follow(0.)
-    return model.eval(), front.prepare
+    return model, prepare
