@@ -28,7 +28,8 @@ setup(
     long_description=(root/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=['mssl', 'mssl.*']), include_package_data=True, python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'test': cfg['test_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'test': cfg['test_requirements'].split(),
+                    'distributed': cfg['distributed_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -188,7 +188,7 @@ def before_train(self:ContrastiveCrop):
     first, passes = self.first(self.n_epoch), self.passes(self.n_epoch)
     if first >= self.n_epoch and self.warmup < 1: self._warn('short', f'ContrastiveCrop: {self.n_epoch} epoch(s) are all warm-up, every crop is a random one; train longer or set warmup=0')
     if self.check and self.boxes != 'fixed' and first < self.n_epoch and not self._checked: self._check_loader()
-    if self.epoch in passes: self.refresh()
+    if self.epoch in passes and not getattr(self.learn, 'inside', 0): self.refresh() # a run that goes on inside an epoch has its boxes
 
 @patch
 def _warn(self:ContrastiveCrop, what, text):

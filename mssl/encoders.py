@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['FILTERS', 'SmallStemResNet', 'resnet10_tiny', 'resnet18_small', 'resnet34_small', 'resnet50_small', 'vit_tiny_small',
            'create_encoder', 'pool_features', 'feature_dim', 'PreparedEncoder', 'save_encoder', 'stored_folder',
-           'load_encoder']
+           'load_encoder', 'weights_source', 'load_weights']
 
-# %% ../nbs/02a_encoders.ipynb #88a8b774
+# %% ../nbs/02a_encoders.ipynb #23e9e45b
 import importlib, importlib.resources, json
 from pathlib import Path
 import timm, torch
 from safetensors.torch import load_file, save_file
-from timm.models import register_model, build_model_with_cfg
+from timm.layers import resample_abs_pos_embed
+from timm.models import build_model_with_cfg, load_state_dict, register_model
 from timm.models.resnet import ResNet, BasicBlock, Bottleneck
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -65,18 +66,24 @@ def vit_tiny_small(pretrained=False, **kwargs):
     return _own('vit_tiny_small', pretrained, VisionTransformer, 'patch_embed.proj', 'head',
                 **{**dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, global_pool='avg', fc_norm=False), **kwargs})
 
-# %% ../nbs/02a_encoders.ipynb #6459c95b
+# %% ../nbs/02a_encoders.ipynb #115fa8f2
 def create_encoder(arch, # a timm name (such as 'resnet50', 'resnet18_small', 'vit_tiny_patch16_224') or a module that makes features
+                   weights=None, # where it starts from, as for `load_weights`; 'timm' is short for pretrained=True; None: from scratch
                    **kwargs, # for timm: in_chans, img_size, patch_size, pretrained, drop_path_rate, ...
                   )->nn.Module: # [B,C,H,W] -> features [B,D]; its `mssl_source` says how to make it again
-    "An encoder without a classifier"
+    "An encoder without a classifier; a `ValueError` where its weights cannot be had or do not fit"
     if isinstance(arch, nn.Module):
         if kwargs: raise ValueError(f'{", ".join(kwargs)}: arguments are for timm names, the module is taken as it is')
-        return arch
+        return arch if weights is None else load_weights(arch, weights)
     if not timm.is_model(str(arch).split('.')[0]): check_choice('arch', arch, timm.list_models())
-    encoder = timm.create_model(arch, num_classes=0, **kwargs)
-    encoder.mssl_source = dict(arch=arch, kwargs={k: v for k, v in kwargs.items() if k != 'pretrained'})
-    return encoder
+    published = kwargs.pop('pretrained', False) or weights == 'timm'
+    try: encoder = timm.create_model(arch, num_classes=0, pretrained=published, **kwargs)
+    except Exception as e:
+        if not published or str(e).startswith('pretrained='): raise
+        raise ValueError(f"pretrained=True: timm's weights for {arch!r} could not be had ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}). "
+                         "They need a network the first time; a file works without one: weights='model.safetensors'") from e
+    encoder.mssl_source = dict(arch=arch, kwargs=kwargs)
+    return encoder if weights in (None, 'timm') else load_weights(encoder, weights)
 
 def pool_features(h:torch.Tensor, # features [B,D], a map [B,D,h,w] or tokens [B,L,D]
                  )->torch.Tensor: # [B,D]
@@ -155,3 +162,57 @@ def load_encoder(path_or_name, # a folder that `save_encoder` wrote, or the name
     if front and front['name'] not in FILTERS: importlib.import_module('mssl.all')
     filter = FILTERS[check_choice('filter', front.pop('name'), FILTERS)](**front) if front else None
     return PreparedEncoder(encoder, info['mean'], info['std'], filter, info).to(device or 'cpu').eval()
+
+# %% ../nbs/02a_encoders.ipynb #f63ea3c8
+def _named_tensors(weights):
+    "The tensors of a file or of a stored encoder, by name"
+    path = Path(str(weights)).expanduser()
+    if path.is_file():
+        try: return load_state_dict(str(path), weights_only=True)
+        except Exception as e: raise ValueError(f'weights={str(weights)!r}: not readable as a checkpoint ({type(e).__name__}: {str(e).splitlines()[0][:100] if str(e) else ""})') from e
+    try: return load_file(stored_folder(weights) / 'encoder.safetensors')
+    except ValueError as e: raise ValueError(f"weights={str(weights)!r}: 'timm', a checkpoint file, or a stored encoder is needed ({str(e).partition(': ')[2]})") from None
+
+def weights_source(weights, # as for `load_weights`
+                  )->tuple: # (arch, its arguments for `create_encoder`); (None, {}) where the weights do not say
+    "Which encoder a folder of `save_encoder` holds"
+    if weights is None or weights == 'timm' or Path(str(weights)).expanduser().is_file(): return None, {}
+    try: info = json.loads((stored_folder(weights) / 'encoder.json').read_text())
+    except ValueError: return None, {} # loading says what is wrong
+    return info['arch'], dict(info['kwargs'])
+
+def _stem_note(encoder, theirs, mine):
+    "What people stumble over, from the shapes of the first convolution"
+    first = (getattr(encoder, 'pretrained_cfg', None) or {}).get('first_conv')
+    a, b = (d.get(f'{first}.weight') for d in (theirs, mine))
+    if a is None or b is None or a.shape == b.shape or a.ndim != 4: return ''
+    if a.shape[2:] != b.shape[2:] and isinstance(encoder, ResNet):
+        return (f' The stems differ ({a.shape[2]} x {a.shape[3]} in the file, {b.shape[2]} x {b.shape[3]} here): a small stem is another network than the published one. Take the arch that the weights '
+                'were trained with (published ones want views of 128 pixels and more), or weights that were trained with this stem')
+    return f' They were made for pictures of {a.shape[1]} channels, here in_chans={b.shape[1]}' if a.shape[1] != b.shape[1] else ''
+
+def load_weights(encoder:nn.Module, # as from `create_encoder`, changed in place
+                 weights, # a folder of `save_encoder`, a name of an encoder in the package, or a checkpoint file (.safetensors, .pth)
+                )->nn.Module: # the same
+    "Weights into an encoder, all of them; a `ValueError` with the tensors that are missing, too many or of another shape"
+    mine, theirs = encoder.state_dict(), _named_tensors(weights)
+    last = next(reversed(mine))
+    prefixes = {k[:-len(last)] for k in theirs if k.endswith(last)} # 'encoder.', 'student.encoder.': a whole model was saved
+    prefix = max(sorted(prefixes, key=len), key=lambda p: sum(p + k in theirs for k in mine), default='')
+    theirs = {k[len(prefix):]: v for k, v in theirs.items() if k.startswith(prefix)}
+    head = (getattr(encoder, 'pretrained_cfg', None) or {}).get('classifier') or ('fc', 'head', 'classifier')
+    head = tuple(f'{o}.' for o in ((head,) if isinstance(head, str) else head))
+    theirs = {k: v for k, v in theirs.items() if k in mine or not k.startswith((*head, 'projector.', 'predictor.'))}
+    grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
+    place = theirs.get('pos_embed')
+    if grid and place is not None and place.ndim == 3 and place.shape != mine['pos_embed'].shape and place.shape[2] == mine['pos_embed'].shape[2]:
+        theirs['pos_embed'] = resample_abs_pos_embed(place, list(grid), num_prefix_tokens=mine['pos_embed'].shape[1] - grid[0] * grid[1])
+    shaped = lambda o: ' x '.join(map(str, o.shape)) or 'a number'
+    wrong = dict(missing=[k for k in mine if k not in theirs], unknown=[k for k in theirs if k not in mine],
+                 shape=[f'{k} ({shaped(theirs[k])}, here {shaped(v)})' for k, v in mine.items() if k in theirs and theirs[k].shape != v.shape])
+    said = [f"{len(wrong[k])} {text}: {', '.join(wrong[k][:3])}{', ...' if len(wrong[k]) > 3 else ''}" for k, text in dict(missing=f'of {len(mine)} tensors are missing', shape='have another shape', unknown='are not known here').items() if wrong[k]]
+    if said:
+        arch = getattr(encoder, 'mssl_source', {}).get('arch') or type(encoder).__name__
+        raise ValueError(f"weights={str(weights)!r}: they do not fit {arch}; {'; '.join(said)}.{_stem_note(encoder, theirs, mine)}")
+    encoder.load_state_dict(theirs)
+    return encoder

@@ -51,6 +51,7 @@ def usual_augment(recipe:Recipe, # an entry of RECIPES
                   dls, # fastai `DataLoaders`
                  ): # a name from `views.AUGMENTS`, or what the recipe has
     "How views are made when nobody says: as the recipe has it; for the drawn pictures, whose colours are chance, with 'scenes'"
+    if getattr(dls.train_ds, 'channels', 3) != 3: return 'weak' # no colours to change
     drawn = str(getattr(dls.train_ds, 'name', '')).split(':')[0] == 'scenes'
     return 'scenes' if drawn and recipe.augment == Recipe.augment else recipe.augment
 

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.callback import fp16, progress, schedule # they give a Learner its bar, its schedules, its half precision
 from fastcore.basics import patch
 from .core import check_number
-from .processes import gather
+from .processes import gather, process_rank
 from . import encoders
 from .encoders import create_encoder, feature_dim, pool_features
 from .views import Views
@@ -144,4 +144,5 @@ def save_encoder(self:Learner,
     if filter is not None and not isinstance(filter, nn.Module):
         if not size: raise ValueError('filter: it is made for the size of the views, which is not known before the first batch; train, or give Views a size')
         filter = filter(size)
+    if process_rank(): return path # one process writes
     return encoders.save_encoder(model.encoder, path, mean, std, filter=filter, size=list(size) if size else None, **info)

@@ -145,7 +145,7 @@ class _Order:
 
 def _normalisation(dl):
     "The `Normalize` among a loader's batch transforms, if any"
-    return next((f for f in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(f, Normalize)), None)
+    return next((f for f in getattr(getattr(getattr(dl, 'dl', dl), 'after_batch', None), 'fs', []) if isinstance(f, Normalize)), None) # `dl.dl`: inside a distributed one
 
 # %% ../nbs/01_views.ipynb #3e9ce2e9
 class Views(Callback):
@@ -179,7 +179,7 @@ class Views(Callback):
 
     _stateattrs = ('image', 'index', 'box', 'flip', 'mask', 'view', 'labels', '_order', '_random', '_others') # stay behind when a Learner is exported
     def _init_state(self):
-        self.image, self.index, self._order, self._seen = None, None, None, 0
+        self.image, self.index, self._order, self._seen, self._bad = None, None, None, 0, 0
         self.box, self.flip, self.mask, self.view, self.labels, self._others = [], [], [], [], (), []
 
 # %% ../nbs/01_views.ipynb #f8619cc9
@@ -222,7 +222,8 @@ def make(self:Views,
          index:torch.Tensor=None, # their data-set ids [n]; -1 when unknown
         )->list: # normalised views, each [n,C,h,w]; sets `image`, `index`, `box`, `flip`, `mask`
     "Crop, flip, colour, normalise and filter: all the views of one batch"
-    n, C, H, W = check_images(image, channels=3 if any(a.colourful for a in self.augments) else None).shape
+    n, C, H, W = check_images(image).shape
+    if C != 3 and any(a.colourful for a in self.augments): raise ValueError(f"image: 3 channels are needed, got {C} (shape {list(image.shape)}); augment='weak' changes no colours and takes any")
     if index is None: index = torch.full((n,), -1, device=image.device)
     self.aspect, x, boxes, flips, views = W / H, image if image.dtype == torch.uint8 else image.float(), [], [], []
     mean, std = self.statistics(C, image.device)
@@ -253,7 +254,7 @@ def statistics(self:Views, channels, device):
     if self.mean is None:
         dl = getattr(self.dls, 'train', None) if getattr(self, 'learn', None) is not None else None
         norm = _normalisation(dl)
-        stats = (norm.mean, norm.std) if norm is not None else getattr(dl, 'stats', None)
+        stats = (norm.mean, norm.std) if norm is not None else getattr(getattr(dl, 'dl', dl), 'stats', None)
         if stats is None: stats = IMAGENET if channels == 3 else ([.5] * channels, [.25] * channels)
         self.mean, self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in stats)
     for name, o in (('mean', self.mean), ('std', self.std)):
@@ -261,11 +262,26 @@ def statistics(self:Views, channels, device):
     return tuple(torch.tensor(o, device=device).view(-1, 1, 1) for o in (self.mean, self.std))
 
 @patch
+def _numbers(self:Views, x, count):
+    "Pixels that are nan or inf become the mean colour; how many pictures hold some is counted without making a GPU wait"
+    bad = ~torch.isfinite(x)
+    if count: self._bad = self._bad + bad.flatten(1).any(1).sum()
+    return torch.where(bad, self.statistics(x.shape[1], x.device)[0].to(x.dtype), x)
+
+@patch
+def _say_bad(self:Views):
+    "Tell of pixels that were no numbers, once an epoch"
+    n, self._bad = int(self._bad), 0
+    if n: warnings.warn(f'Views: {n} pictures of this epoch hold pixels that are nan or inf; the mean colour took their place')
+
+@patch
 def _pictures(self:Views, x, dl=None):
     "The batch as plain pictures in [0,1] or uint8: a `Normalize` is undone, other ranges are refused"
     x = x.as_subclass(torch.Tensor)
     norm = _normalisation(dl if dl is not None else self.dl)
-    if norm is not None: return (x * norm.std.to(x.device) + norm.mean.to(x.device)).as_subclass(torch.Tensor).clamp(0, 1)
+    if norm is not None: x = (x * norm.std.to(x.device) + norm.mean.to(x.device)).as_subclass(torch.Tensor).clamp(0, 1)
+    if x.is_floating_point(): x = self._numbers(x, count=dl is None and self.training)
+    if norm is not None: return x
     if x.is_floating_point() and self._seen == 0: # once an epoch: looking at the values makes a GPU wait
         low, high = x.min().item(), x.max().item()
         if not (low >= -.01 and high <= 1.01):
@@ -317,6 +333,7 @@ def before_train(self:Views):
 def after_train(self:Views):
     "Leave the loader as it was"
     self._unwatch(self.dl)
+    self._say_bad()
 
 @patch
 def after_fit(self:Views):
@@ -380,5 +397,6 @@ def show(self:Views,
         self._unwatch(self.dls.train)
     n = min(check_number('n', n, 1, integer=True), len(self.image))
     mean, std = self.statistics(self.image.shape[1], self.image.device)
-    views = [(v[:n].float() * std + mean).clamp(0, 1).cpu() for v in self.view]
-    return show_views(self.image[:n].cpu(), views, [b[:n].cpu() for b in self.box], [f[:n].cpu() for f in self.flip])
+    seen = slice(3) if self.image.shape[1] > 4 else slice(None) # of many channels the first three
+    views = [(v[:n].float() * std + mean).clamp(0, 1)[:, seen].cpu() for v in self.view]
+    return show_views(self.image[:n, seen].cpu(), views, [b[:n].cpu() for b in self.box], [f[:n].cpu() for f in self.flip])

@@ -10,11 +10,13 @@ from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import SGD
 
 import mssl.all  # noqa: F401  (every module enters its recipes)
+from mssl.checkpoint import Checkpoint, read_checkpoint
 from mssl.data import Pictures, ResidentLoader
 from mssl.encoders import load_encoder, pool_features
+from mssl.gauges import FiniteLoss
 from mssl.recipes import RECIPES, recipe_learner
 from mssl.scenes import scenes
-from mssl.train import pretrain
+from mssl.train import HalfOnCPU, pretrain
 from fastai.data.core import DataLoaders
 
 SIZE, BS = 16, 32
@@ -81,6 +83,77 @@ def test_stopped_and_resumed_is_uninterrupted(name, tmp_path):
     for p, q in zip(a['opt']['state'], b['opt']['state']): assert all(torch.equal(torch.as_tensor(p[k]), torch.as_tensor(q[k])) for k in p)
     drop = lambda h: [{k: v for k, v in o.items() if k not in ('seconds', 'train_seconds')} for o in h]
     assert drop(whole['history']) == drop(resumed['history']) and whole['results'] == resumed['results']
+
+
+@each_recipe
+def test_goes_on_inside_an_epoch(name, tmp_path):
+    "Killed between two epochs' ends: the same pictures in the same order, the same views, the same numbers"
+    class Stop(Callback):
+        order = 70
+        def after_batch(self):
+            if self.training and (self.epoch, self.iter) == (1, 1): raise KeyboardInterrupt
+    def fit(learn, start=0):
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-3, start_epoch=start)
+        return learn
+    def made(file, *cbs):
+        dls = small_dls(128)
+        dls.train.rng.seed(3)
+        return small_learner(name, dls=dls, cbs=[Checkpoint(tmp_path / file, dict(method=name), every=1), *cbs])
+    whole = fit(made('whole'))
+    with pytest.raises(KeyboardInterrupt): fit(made('cut', Stop()))
+    state = read_checkpoint(tmp_path / 'cut')
+    assert state['epoch'] == 1 and state['batch'] in (1, 2)
+    torch.rand(7)
+    again = made('cut')
+    fit(again, again.checkpoint.load(again))
+    assert same(weights(whole.model), weights(again.model))
+    other = made('cut')
+    other.checkpoint.settings = dict(method='another')
+    with pytest.raises(ValueError, match=f"method was '{name}', now 'another'"): other.checkpoint.load(other)
+
+
+@each_recipe
+def test_even_pictures_train_to_finite_weights(name):
+    "Every picture of one colour, all of them alike: nothing to learn, nothing lost"
+    dls = small_dls()
+    dls.train.image.fill_(128)
+    learn = small_learner(name, dls=dls, cbs=[FiniteLoss()])
+    quiet_fit(learn, 2)
+    assert all(torch.isfinite(p).all() for p in learn.model.state_dict().values())
+
+
+@each_recipe
+def test_pixels_that_are_no_numbers(name):
+    "As a loader of somebody's own may give them: the picture stays, with the mean colour there, and it is said"
+    class Broken(ResidentLoader):
+        def create_batches(self, samps):
+            for image, *label in super().create_batches(samps):
+                image = image.float() / 255
+                image[0, :, :4] = float('nan')
+                image[1, 0, 0, 0] = float('inf')
+                yield image, *label
+    dls = small_dls()
+    dls.loaders[0] = Broken(dls.train.dataset, BS, shuffle=True, drop_last=True)
+    learn = small_learner(name, dls=dls)
+    before = weights(learn.model.encoder)
+    with pytest.warns(UserWarning, match='Views: 4 pictures of this epoch hold pixels that are nan or inf'): quiet_fit(learn)
+    assert all(torch.isfinite(p).all() for p in learn.model.state_dict().values()) and not same(before, weights(learn.model.encoder))
+
+
+@pytest.mark.slow
+@each_recipe
+def test_a_thousand_steps_in_half_precision(name):
+    "bfloat16, on a CPU too; fp16 is for GPUs"
+    learn = small_learner(name, dls=small_dls(320), cbs=[HalfOnCPU(), FiniteLoss()])
+    seen = []
+    class Losses(Callback):
+        order = 70
+        def after_batch(self):
+            if self.training: seen.append(float(self.loss))
+    learn.add_cb(Losses())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(100, RECIPES[name].lr)
+    assert len(seen) == 1000 and all(torch.isfinite(torch.tensor(seen))) and learn.finite_loss.passed == 0
+    assert all(torch.isfinite(p).all() for p in learn.model.state_dict().values())
 
 
 @each_recipe

@@ -283,7 +283,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 @pytest.mark.parametrize('name, value', [('n', 0), ('n', 1), ('n', 2.5), ('bs', 0), ('bs', -1), ('bs', 1.5), ('size', 0), ('size', 'big'), ('valid_pct', 1.5), ('method', 'fit'), ('max_bytes', 1000)])
 def test_arguments_out_of_range_are_named(tmp_path, name, value):
-    with pytest.raises(ValueError, match=name): image_dls(folder_of(tmp_path), **{**dict(size=16), name: value})
+    with pytest.raises(ValueError, match=name): image_dls(folder_of(tmp_path), **{**dict(size=16, in_memory=True), name: value})
 
 
 # loaders
@@ -327,7 +327,7 @@ def test_image_dls_are_fastais(tmp_path):
     x, y = dls.one_batch()
     assert x.shape == (16, 3, 24, 32) and x.dtype == torch.uint8 and y.shape == (16,) and len(dls.new_empty().train.dataset) == 0
     assert np.allclose(dls.train.stats[0], dls.train.dataset.statistics()[0])
-    with pytest.raises(ValueError, match=r'max_bytes=9,999: 20 pictures of \(24, 32\) take 46,080 bytes; a smaller size or n fits'): image_dls(tmp_path, max_bytes=9999)
+    with pytest.raises(ValueError, match=r'max_bytes=9,999: 20 pictures of \(24, 32\) take 46,080 bytes; a smaller size or n fits, or in_memory=False'): image_dls(tmp_path, max_bytes=9999, in_memory=True)
 
 
 # the real files

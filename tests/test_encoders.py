@@ -1,11 +1,13 @@
 """An encoder comes back as it was, with what belongs in front of it, and plain timm can load it too."""
 import json, subprocess, sys
 import pytest, timm, torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 import mssl
 from mssl import encoders
-from mssl.encoders import FILTERS, PreparedEncoder, create_encoder, feature_dim, load_encoder, pool_features, save_encoder
+from mssl.encoders import FILTERS, PreparedEncoder, create_encoder, feature_dim, load_encoder, pool_features, save_encoder, weights_source
+from mssl.siamese import Siamese
+from mssl.teacher import BYOL
 
 MEAN, STD = [.3, .4, .5], [.1, .2, .3]
 VIT = dict(img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=2)
@@ -44,7 +46,7 @@ def test_plain_timm_loads_it_in_a_fresh_process(tmp_path):
         torch.save((x := torch.rand(3, 3, 32, 32), encoder(x)), tmp_path / arch / 'expected.pth')
     code = f"""
 import json, sys, timm, torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 torch.set_num_threads(1)
 for arch in ('vit_tiny_patch16_224', 'resnet18', 'resnet10_tiny'):
     folder = {str(tmp_path)!r} + '/' + arch
@@ -128,3 +130,60 @@ def test_weights_are_stored_as_they_are(tmp_path):
     save_encoder(encoder, tmp_path, MEAN, STD)
     stored = load_file(tmp_path / 'encoder.safetensors')
     assert stored.keys() == encoder.state_dict().keys() and all(torch.equal(stored[k], v) for k, v in encoder.state_dict().items())
+
+# weights to start from
+
+def same_weights(a, b): return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+def test_training_starts_from_a_stored_encoder(tmp_path):
+    encoder = trained('resnet10_tiny', channels=(8, 16, 24, 32), stem_width=8)
+    save_encoder(encoder, tmp_path / 'e', MEAN, STD)
+    arch, kwargs = weights_source(tmp_path / 'e')
+    assert (arch, kwargs) == ('resnet10_tiny', dict(channels=[8, 16, 24, 32], stem_width=8))
+    again = create_encoder(arch, weights=tmp_path / 'e', **kwargs)
+    assert same_weights(again, encoder) and again.mssl_source == dict(arch=arch, kwargs=kwargs), 'where it came from is not needed to make it again'
+    for model in (Siamese(arch, weights=tmp_path / 'e', **kwargs), BYOL(arch, weights=str(tmp_path / 'e'), **kwargs)): assert same_weights(model.encoder, encoder)
+    assert same_weights(BYOL(arch, weights=tmp_path / 'e', **kwargs).teacher.net.encoder, encoder), 'the teacher starts there too'
+    assert same_weights(create_encoder('resnet10_tiny', weights='scenes_convnet', **weights_source('scenes_convnet')[1]), load_encoder('scenes_convnet').encoder)
+    assert weights_source(None) == weights_source('timm') == weights_source('nobody') == (None, {})
+
+@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(state_dict={f'module.{k}': v for k, v in s.items()}, epoch=3), lambda s: dict(model={f'encoder.{k}': v for k, v in s.items()} | {'projector.0.weight': torch.rand(3, 3)}),
+                                  lambda s: {f'student.encoder.{k}': v for k, v in s.items()} | {f'teacher.net.encoder.{k}': 0 * v for k, v in s.items()}])
+def test_training_starts_from_a_checkpoint_file(tmp_path, wrap):
+    whole = timm.create_model('resnet18', num_classes=7)
+    torch.save(wrap(whole.state_dict()), tmp_path / 'c.pth')
+    mine = create_encoder('resnet18', weights=tmp_path / 'c.pth')
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in mine.state_dict().items()), 'the classifier stays behind'
+
+def test_safetensors_and_positions_of_another_grid(tmp_path):
+    whole = timm.create_model('vit_tiny_patch16_224', num_classes=7, **VIT)
+    save_file(whole.state_dict(), tmp_path / 'w.safetensors')
+    assert torch.equal(create_encoder('vit_tiny_patch16_224', weights=tmp_path / 'w.safetensors', **VIT).pos_embed, whole.pos_embed)
+    wide = create_encoder('vit_tiny_patch16_224', weights=tmp_path / 'w.safetensors', **{**VIT, 'img_size': (32, 64)}).pos_embed
+    assert wide.shape == (1, 1 + 4 * 8, 48) and torch.equal(wide[:, 0], whole.pos_embed[:, 0])
+    assert torch.allclose(wide[:, 1:].mean(1), whole.pos_embed[:, 1:].mean(1), atol=.01)
+
+@pytest.mark.parametrize('arch, kwargs, words', [
+    ('resnet18_small', {}, r'1 have another shape: conv1.weight \(64 x 3 x 7 x 7, here 64 x 3 x 3 x 3\)\. The stems differ .*a small stem is another network'),
+    ('resnet18', dict(in_chans=1), r'made for pictures of 3 channels, here in_chans=1'), ('resnet34', {}, r'of \d+ tensors are missing: layer1\.2'),
+    ('vit_tiny_patch16_224', VIT, 'tensors are missing: cls_token')])
+def test_weights_that_do_not_fit_are_refused(tmp_path, arch, kwargs, words):
+    torch.save(timm.create_model('resnet18').state_dict(), tmp_path / 'c.pth')
+    with pytest.raises(ValueError, match=f'they do not fit {arch}; .*{words}'): create_encoder(arch, weights=tmp_path / 'c.pth', **kwargs)
+
+def test_weights_that_are_not_there(tmp_path, monkeypatch):
+    (tmp_path / 'text.pth').write_text('no tensors')
+    with pytest.raises(ValueError, match='not readable as a checkpoint'): create_encoder('resnet18', weights=tmp_path / 'text.pth')
+    with pytest.raises(ValueError, match="weights='nobody': 'timm', a checkpoint file, or a stored encoder is needed .*scenes_convnet"): create_encoder('resnet18', weights='nobody')
+    def offline(*args, **kwargs): raise OSError('no network')
+    monkeypatch.setattr('timm.models._builder.load_pretrained', offline)
+    for given in (dict(pretrained=True), dict(weights='timm')):
+        with pytest.raises(ValueError, match="timm's weights for 'resnet18' could not be had .OSError: no network"): create_encoder('resnet18', **given)
+    with pytest.raises(ValueError, match='no published weights'): Siamese('resnet18_small', weights='timm')
+
+def test_published_weights_arrive(monkeypatch):
+    "timm's own way of loading them, with a file of ours at the end of it"
+    whole = timm.create_model('resnet18')
+    monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', lambda *args, **kwargs: {k: v.clone() for k, v in whole.state_dict().items()})
+    for model in (create_encoder('resnet18', weights='timm'), Siamese('resnet18', pretrained=True).encoder):
+        assert all(torch.equal(v, whole.state_dict()[k]) for k, v in model.state_dict().items()) and model.mssl_source == dict(arch='resnet18', kwargs={})

@@ -154,7 +154,7 @@ def test_settings_table_is_complete():
     "Every setting that the command offers is stored with the run"
     import inspect
     from mssl.cli import mssl_train
-    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised'}
+    flags = set(inspect.signature(mssl_train).parameters) - {'out', 'resume', 'overwrite', 'device', 'unlabelled', 'unsupervised', 'every', 'plan'}
     assert flags | {'labels', 'supervised'} == set(Settings.__dataclass_fields__)
     assert not any('_' in f for f in flags | {'unlabelled', 'unsupervised'}), 'one word a flag: fastcore 1 would offer --two_words, fastcore 2 --two-words'
 
@@ -177,3 +177,19 @@ def test_half_precision_by_device():
     cpu = torch.device('cpu')
     assert pick_precision('bf16', cpu) == 'bf16' and pick_precision('auto', cpu) == 'fp32'
     with pytest.raises(ValueError, match='fp16.*GPU.*bf16'): pick_precision('fp16', cpu)
+
+
+def test_starts_from_a_stored_encoder(finished, tmp_path):
+    "An epoch at a vanishing rate leaves the weights where the first run had brought them"
+    out, before = finished
+    report = pretrain(tmp_path / 'on', show_bar=False, weights=str(out), supervised=False, lr=1e-12, **{**TINY, 'epochs': 1})
+    a, b = (mssl.load_encoder(o).encoder.state_dict() for o in (out, tmp_path / 'on'))
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a if 'running' not in k and 'num_batches' not in k)
+    assert report['arch'] == before['arch'] and report['results']['untrained'] == before['results']['encoder'], 'the line to compare with is where it started'
+    assert 'as it started, from first' in (tmp_path / 'on' / 'report.html').read_text()
+
+
+def test_weights_that_do_not_fit(finished, tmp_path):
+    with pytest.raises(ValueError, match='they do not fit resnet18_small'): pretrain(tmp_path / 'no', show_bar=False, arch='resnet18_small', weights=str(finished[0]), **TINY)
+    done = run([*FLAGS, '--weights', 'nobody', '--out', 'run'], tmp_path)
+    assert done.returncode == 1 and "weights='nobody'" in done.stderr and 'Traceback' not in done.stderr, done.stderr
