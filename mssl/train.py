@@ -196,7 +196,7 @@ def run_learner(s:Settings, # what the run depends on
 def _report(out, s, learn, keep, results, stopped, device, precision, measures, show_bar):
     "Measure the encoder, write the report"
     dls, r = learn.dls, find_recipe(s.method)
-    labelled, filter = dls.train_ds.label is not None, learn.views.filter
+    labelled, filter, several = dls.train_ds.label is not None, learn.views.filter, process_count()
     minutes = sum(h['seconds'] for h in keep.history) / 60
     learn.save_encoder(out, data=s.data, method=s.method, mssl=__version__)
     with keep_random(device=device), apart():
@@ -207,7 +207,7 @@ def _report(out, s, learn, keep, results, stopped, device, precision, measures, 
                       device=device_name(device), precision=precision, lr=s.lr or r.lr, recipe=dict(text=r.text, source=r.source),
                       data=dict(source=s.data, train=len(dls.train_ds), valid=len(dls.valid_ds), classes=dls.train_ds.classes, skipped=dls.train_ds.skipped + dls.valid_ds.skipped),
                       versions=dict(mssl=__version__, torch=torch.__version__, python=platform.python_version()))
-        if process_count() > 1: report['processes'] = process_count()
+        if several > 1: report['processes'] = several
         write_whole(out / 'report.json', lambda p: p.write_text(json.dumps(report, indent=1)))
         write_report(out, report, learn)
     return report

@@ -23,7 +23,7 @@ def free_port():
 def start(launcher, script, *args, cwd=None):
     "Two processes; the machine's memory of other launches stays out"
     env = {k: v for k, v in os.environ.items() if k not in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_PORT')}
-    env.update(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(Path(mssl.__file__).parent.parent), os.environ.get('PYTHONPATH', '')]))
+    env.update(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(Path(mssl.__file__).parent.parent), os.environ.get('PYTHONPATH', '')]))
     line = dict(torchrun=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '--'], # without the -- torchrun takes a flag such as --n for its own
                 accelerate=['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', str(free_port())])[launcher]
     return subprocess.run([sys.executable, '-W', 'ignore', *line, str(script), *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=500)

@@ -1,8 +1,7 @@
 "What a run will cost: measured in twenty steps, without a trace."
-import os, re, subprocess, sys
+import re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
-import mssl
 import mssl.plan as room
 from mssl.plan import largest_that_fits, peak_memory, plan, plan_table, reset_peak, total_memory
 
@@ -67,8 +66,8 @@ def test_memory_of_this_process():
     if sys.platform == 'linux': assert peak_memory(cpu) - start < 100 * 2**20, 'the peak is forgotten'
 
 def test_the_command(tmp_path):
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(Path(mssl.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from mssl.cli import mssl_train; mssl_train()', '--plan', '--n', '64', '--bs', '16', '--size', '16'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    cli = shutil.which('mssl_train', path=str(Path(sys.executable).parent)) or 'mssl_train' # the installed command
+    done = subprocess.run([cli, '--plan', '--n', '64', '--bs', '16', '--size', '16'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and re.search(r'^step +\d+ ms, [\d,]+ pictures per second$', done.stdout, re.M), done.stderr
     assert not list(tmp_path.iterdir()), 'no run folder, no file'
 
