@@ -156,7 +156,9 @@ def render(name:str, # a notebook's name
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         (work/'page.ipynb').write_text(json.dumps(nb), encoding='utf-8')
-        (work/'head.json').write_text(json.dumps({k: str(head.get(k, '')) for k in ('title', 'description')} | {'description-meta': str(head.get('description', ''))}), encoding='utf-8')
+        said = {k: str(head.get(k, '')) for k in ('title', 'description')}
+        plain = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', said['description']).replace('`', '').replace('"', "'") # an attribute of the page's head takes no markup
+        (work/'head.json').write_text(json.dumps(said | {'description-meta': plain}), encoding='utf-8')
         (work/'defaults.json').write_text(json.dumps(dict(variables=texts)), encoding='utf-8')
         done = subprocess.run([pypandoc.get_pandoc_path(), '-f', READER, '-t', 'html5', '-s', '--mathml', '--embed-resources', '--toc', '--toc-depth=3', '--wrap=preserve',
             f'--template={parts/"template.html"}', f'--lua-filter={parts/"filter.lua"}', f'--defaults={work/"defaults.json"}', f'--metadata-file={work/"head.json"}',

@@ -20,6 +20,16 @@ os.environ['JUPYTER_PREFER_ENV_PATH'] = '1' # the kernel of this environment, no
 def plain(error:Exception): # str without terminal colours
     return re.sub(r'\x1b\[[\d;]*m', '', str(error)).strip()
 
+WARNING = re.compile(r'^\S*[/\\]\S+\.py:\d+: (\w+): (.*\n)(  .*\n)?', re.M)
+
+def tidied(nb): # -> the same notebook
+    "Warnings without the path of this machine and the line of code; those of libraries about their own future are left out"
+    for o in [o for c in nb.cells for o in c.get('outputs', []) if o.get('name') == 'stderr']:
+        o['text'] = WARNING.sub(lambda m: '' if m[1] in ('FutureWarning', 'DeprecationWarning') else f'{m[1]}: {m[2]}', o['text'])
+    for c in nb.cells:
+        if 'outputs' in c: c['outputs'] = [o for o in c['outputs'] if o.get('name') != 'stderr' or o['text'].strip()]
+    return nb
+
 def run(path:Path, # a notebook
         timeout:int, # seconds for one cell
        ): # (notebook with outputs, minutes, error text or None)
@@ -50,7 +60,7 @@ def main(paths:list, # notebooks; empty for all
     def one(path):
         if jobs > 1: return run_apart(path, timeout, save)
         nb, minutes, error = run(path, timeout)
-        if save: nbformat.write(nb, path)
+        if save: nbformat.write(tidied(nb), path)
         return minutes, error
     with ThreadPoolExecutor(jobs) as pool:
         for path, (minutes, error) in zip(paths, pool.map(one, paths) if jobs > 1 else map(one, paths)):
