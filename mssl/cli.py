@@ -67,6 +67,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
                  size:int=32, # pixels of the views
                  n:int=0, # at most so many training pictures; 0: all (10,000 scenes)
                  arch:str='', # any timm name; empty: the recipe's own
+                 weights:str='', # where all start from: timm, a checkpoint file, a stored encoder; empty: from scratch
                  augment:str='', # how views are made; empty: the recipe's own
                  filter:str='', # high_pass: a filter between normalisation and encoder; empty: none
                  parts:str='', # callbacks by name: masks, masks/fill:zero, several joined by +; empty: none
@@ -84,7 +85,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
         try: seeds = [int(s) for s in seeds.split(',') if s.strip()]
         except ValueError: raise ValueError(f'seeds={seeds!r}: whole numbers separated by commas are needed, such as 0,1,2') from None
         result = compare(arms, data, seeds, folder, [m for m in measures.split(',') if m], name, keep or None, device or None, say=lambda text: print(text, flush=True),
-                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, augment=augment or None, filter=filter or None, parts=parts or None, lr=lr or None, precision=precision)
+                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, weights=weights or None, augment=augment or None, filter=filter or None, parts=parts or None, lr=lr or None, precision=precision)
     except ValueError as e: sys.exit(f'mssl_compare: {e}')
     except KeyboardInterrupt: sys.exit('mssl_compare: stopped by hand before anything was trained')
     print(f'\n{result!r}')
