@@ -168,6 +168,11 @@ class FineTuned(list):
         lines = {s: [(n, 100 * self.row(s, n).mean) for n in self.amounts if self.row(s, n)] for s in self.starts}
         return show_curves({s: tuple(map(list, zip(*o))) for s, o in lines.items()}, xlabel='labels a class', title='test pictures named right, %')
 
+    @classmethod
+    def from_dict(cls, d): # what `as_dict` made
+        "The table again"
+        return cls([FineTunedRow(**{k: v for k, v in r.items() if k not in ('mean', 'std')}) for r in d['rows']], d['facts'], d['notes'])
+
     def as_dict(self): # for JSON
         "Plain numbers and words"
         return dict(rows=[dict(start=r.start, per_class=r.per_class, labels=r.labels, mean=r.mean, std=r.std, accuracy=r.accuracy, lr=r.lr, seconds=round(r.seconds, 1)) for r in self], facts=self.facts, notes=self.notes)

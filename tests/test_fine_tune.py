@@ -1,5 +1,5 @@
 """Few labels: the same draws for every start, the encoder's own front, and no test picture in any choice."""
-import copy, math
+import copy, dataclasses, json, math
 import pytest, torch
 from torch import nn
 import mssl.fine_tune as room
@@ -28,6 +28,7 @@ def test_the_table_has_every_start_and_amount(result):
     assert 'pretrained minus scratch' in text and '<table' in page and 'asked once a draw' in page and '±' in text
     d = result.as_dict()
     assert d['rows'][0]['per_class'] == 2 and d['facts']['steps'] == '4 of 16 pictures, 16 x 16 pixels'
+    assert list(FineTuned.from_dict(json.loads(json.dumps(d)))) == [dataclasses.replace(r, seconds=round(r.seconds, 1)) for r in result] and repr(FineTuned.from_dict(d)) == text
     assert 'labels' in result.show().alt or 'scratch' in result.show().alt
 
 def test_differences_are_paired():
