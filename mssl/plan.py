@@ -6,7 +6,7 @@
 __all__ = ['reset_peak', 'peak_memory', 'total_memory', 'largest_that_fits', 'plan', 'plan_table']
 
 # %% ../nbs/plan.ipynb #ce5ded39
-import gc, os, sys, time
+import ctypes, gc, os, sys, time
 import torch
 from fastai.callback.core import Callback, CancelTrainException
 from .core import check_number, keep_random
@@ -25,6 +25,8 @@ def reset_peak(device:torch.device):
     gc.collect()
     if device.type == 'cuda': torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats(device)
     else:
+        try: ctypes.CDLL(None).malloc_trim(0) # freed memory that the C library keeps would hide what is allocated next
+        except (OSError, AttributeError, TypeError): pass # not glibc
         try:
             with open('/proc/self/clear_refs', 'w') as f: f.write('5')
         except OSError: pass

@@ -160,7 +160,8 @@ def test_figures_and_tables_are_saved_with_the_notebook(path):
         table = isinstance(shown, (ast.Name, ast.Tuple, ast.JoinedStr)) or isinstance(shown, ast.Call) and TABLES & {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(shown) if isinstance(n, (ast.Name, ast.Attribute))}
         if table or '#| fig-alt' in source: assert cell['outputs'], f'no output is saved: {source}'
 
-def test_run_notebooks_tells_the_failing_cell(tmp_path):
+@pytest.mark.parametrize('how', [[], ['--forked']])
+def test_run_notebooks_tells_the_failing_cell(tmp_path, how):
     cell = lambda source: dict(cell_type='code', execution_count=None, id=f'c{abs(hash(source))%10**6}', metadata={}, outputs=[], source=source)
     def save(name, *sources):
         meta = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
@@ -170,7 +171,7 @@ def test_run_notebooks_tells_the_failing_cell(tmp_path):
                 f'assert sys.prefix == {sys.prefix!r}')
     bad = save('bad.ipynb', 'x = 1', 'x/0')
     env = {k: v for k, v in os.environ.items() if k != 'MSSL_PATH'}
-    done = subprocess.run([sys.executable, root/'scripts/run_notebooks.py', good, bad], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, root/'scripts/run_notebooks.py', *how, good, bad], capture_output=True, text=True, env=env)
     assert done.returncode == 1 and 'x/0' in done.stdout and 'ZeroDivisionError' in done.stdout, done.stdout + done.stderr
     assert re.search(r'min  good\.ipynb$', done.stdout, re.M) and '2 notebooks, 1 failed: bad.ipynb' in done.stdout
 
