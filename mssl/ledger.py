@@ -208,33 +208,34 @@ PREDICTION = [Compared(claim, '09', f'{words}: {m}', a, b, m, higher, skill='lin
 def _words(parts=''): return runs_where('text-image_text-*', 'image_text:parts=share' + parts, data='scenes:several')
 _mode = lambda mode: _words(f'+textmasks/mode:{mode}')
 
-CHOSEN = [Compared('T4', '10', f'{what}: {a} less {b}', _mode(a) if a != 'no mask' else _words(), _mode(b) if b != 'no mask' else _words(), metric, skill='knn', decides=b == 'random')
+CHOSEN = [Compared('T4', '10', f'{what}: {a} less {b}', _mode(a) if a != 'no mask' else _words(), _mode(b) if b != 'no mask' else _words(), metric, decides=b == 'random')
           for a, b in (('weighted', 'random'), ('most', 'random'), ('random', 'no mask'), ('weighted', 'no mask')) for what, metric in (('caption@1', 'caption1'), ('picture@1', 'picture1'))]
 
-TEXT_ARMS = { # what is taken out of chapter 11's method -> its arm for `mssl_compare`; its runs are named semmim-*
-    'all':            'semmim',
-    'pixels':         'semmim:parts=semmim/target:pixels',
-    'no agreement':   'semmim:parts=semmim/agreement:false',
-    'one view':       'semmim:parts=semmim/views:1',
-    'separate heads': 'semmim:parts=semmim/shared:false',
-    'random masks':   'semmim:parts=semmim/mask:random',
-    'no text inside': 'semmim:parts=semmim/start:0',
-    'text later':     'semmim:parts=semmim/start:6',
-    'plain target':   'semmim:parts=semmim/inject:false',
-    'contrast alone': 'image_text',
+TEXT_ARMS = { # what is taken out of chapter 11's method -> its arm for `mssl_compare`
+    'nothing':           'semmim:parts=groups',
+    'pixels':            'semmim:parts=groups+semmim/target:pixels',
+    'no agreement':      'semmim:parts=groups+semmim/agreement:false',
+    'one view':          'semmim:parts=groups+semmim/views:1',
+    'two heads':         'semmim:parts=groups+semmim/shared:false',
+    'random masks':      'semmim:parts=groups+semmim/mask:random',
+    'no text in student':'semmim:parts=groups+semmim/start:0',
+    'text from block 1': 'semmim:parts=groups+semmim/start:1',
+    'no text in target': 'semmim:parts=groups+semmim/inject:false',
+    'contrast alone':    'semmim:parts=semmim/matching:false/guessing:false/agreement:false/target:none',
 }
-def _text(name): return runs_where('semmim-*', TEXT_ARMS[name])
+def _text(name, data='several'): return runs_where(f'semmim-{data}-*', TEXT_ARMS[name])
 
-TEXT = CHOSEN + [Compared(claim, '11', f'{words}: {m}', _text('all'), _text(without), m, skill='knn') for claim, words, without, measures in [
-    ('T1', 'shared space less pixels as target', 'pixels', ('caption1', 'answers')),
-    ('T2', "views' [CLS] agree less not", 'no agreement', ('linear', 'caption1')),
-    ('T2', 'two views less one', 'one view', ('linear', 'caption1')),
-    ('T3', 'shared space less separate heads', 'separate heads', ('caption1',)),
-    ('T4', 'masks chosen by the text less random ones', 'random masks', ('caption1', 'answers')),
-    ('T5', 'text inside the masked model less none', 'no text inside', ('caption1', 'answers')),
-    ('T5', 'text from block 3 on less from block 6 on', 'text later', ('caption1',)),
-    ('T6', 'text inside the target less none', 'plain target', ('caption1', 'answers')),
-    ('T7', 'all of it less contrast alone', 'contrast alone', ('caption1', 'answers'))] for m in measures]
+TEXT = CHOSEN + [Compared(claim, '11', f'{words}: {m}', _text('nothing'), _text(without), m, decides=not m.startswith('group_')) for claim, words, without, measures in [
+    ('T1', 'shared space less pixels', 'pixels', ('caption5', 'questions')),
+    ('T2', 'agreement less none', 'no agreement', ('questions', 'miou')),
+    ('T2', 'two views less one', 'one view', ('caption5', 'questions', 'miou')),
+    ('T3', 'shared head less two', 'two heads', ('questions', 'miou')),
+    ('T4', 'chosen by the caption less random', 'random masks', ('caption5', 'questions', 'group_colour', 'group_object')),
+    ('T5', 'text in the student less none', 'no text in student', ('caption5', 'questions')),
+    ('T5', 'text from block 3 less from block 1', 'text from block 1', ('caption5', 'questions')),
+    ('T6', 'text in the target less none', 'no text in target', ('caption5', 'questions')),
+    ('T7', 'all of it less contrast alone', 'contrast alone', ('caption5', 'questions'))] for m in measures]
+TEXT.append(Compared('T7', '11', 'the same on fashion_captions: caption5', _text('nothing', 'fashion'), _text('contrast alone', 'fashion'), 'caption5'))
 
 PARTS = MASKS + CROPS + PREDICTION + TEXT
 
