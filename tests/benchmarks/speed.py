@@ -117,7 +117,7 @@ def lightlys(method, size, batch, n, workers=2):
     "The same with lightly's transforms, heads and losses, in a plain loop, as its documentation has it"
     import timm
     from lightly.loss import NTXentLoss, VICRegLoss
-    from lightly.models.modules import SimCLRProjectionHead, VICRegProjectionHead
+    from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionHead
     from lightly.transforms import SimCLRTransform, VICRegTransform
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
