@@ -13,7 +13,6 @@ from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from .captions import Captions
 from .core import check_choice, check_number, side_generator
 from .groups import Attend, FusionLayer, GroupHead, group_loss, hardest
 from .mae import encode_visible, one_view, patch_grid, patchify

@@ -25,7 +25,7 @@ from .evaluation import evaluating
 from .gauges import Gauge, some_rows, prepared
 from .mae import encode_visible, fit_size, one_view, patch_grid, vit_encoder
 from .mscn import MaskedViews
-from .processes import gather, process_count, sum_over_processes
+from .processes import gather, sum_over_processes
 from .recipes import add_part, add_recipe
 from .scenes import scenes
 from .siamese import siamese_learner

@@ -7,7 +7,7 @@ __all__ = ['Classifier', 'supervised_learner', 'measure', 'make_filter', 'Settin
            'set_precision', 'quiet', 'device_name', 'run_learner', 'pretrain']
 
 # %% ../nbs/train.ipynb #0c993c0e
-import contextlib, copy, importlib, json, platform, time
+import contextlib, copy, importlib, json, platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
