@@ -57,6 +57,8 @@ from .semmim_exercises import *
 from .measures import *
 from .toy import *
 from .runs import *
+from .ledger import *
+from .sigreg import *
 from .compare import *
 
 # %% ../nbs/all.ipynb #da46ce8f

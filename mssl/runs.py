@@ -233,9 +233,9 @@ class Table:
         def cell(tag, v, i): return f'<{tag} style="text-align:{side[i]};padding:.2em .8em .2em 0;border-bottom:1px solid #8886">{html.escape(str(v))}</{tag}>'
         body = ''.join('<tr>' + ''.join(cell('td' if r else 'th', v, i) for i, v in enumerate(row)) + '</tr>' for r, row in enumerate(self.rows))
         facts = '<br>'.join(html.escape(f'{k}: {v}') for k, v in self.facts)
-        again = html.escape('\n'.join(self.commands))
-        return (f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{body}</table></div><p style="font-size:.85em">{facts}</p>'
-                f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8em">{again}</pre>')
+        again = f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8em">{html.escape(chr(10).join(self.commands))}</pre>'
+        if len(self.commands) > 2: again = f'<details><summary style="font-size:.85em">{len(self.commands)} commands</summary>{again}</details>' # on a phone they would fill the screen
+        return f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{body}</table></div><p style="font-size:.85em">{facts}</p>{again * bool(self.commands)}'
 
 def grouped(runs, # of `load_runs`
             by='method', # a setting, or a function of a run

@@ -19,7 +19,7 @@ def has(source:str, # a code cell
 
 def output(o:dict, # one output of a code cell
           )->str: # markdown, empty for what is not text
-    "Text as an indented block, markdown as it is; a picture is left to the page"
+    "Text as an indented block, markdown as it is; a picture or a slider is left to the page"
     data = o.get('data', {})
     if 'text/markdown' in data: return as_text(data['text/markdown'])
     if 'image/png' in data or 'image/svg+xml' in data: return ''
@@ -33,7 +33,7 @@ def code(cell:dict, # a code cell
     if has(source, 'hide', 'include: false'): return []
     shown = '\n'.join(l for l in source.splitlines() if not l.startswith('#|')).strip('\n')
     fence = [] if not shown or has(source, 'echo: false', 'hide_input') else [f'```python\n{shown}\n```']
-    return fence + ([] if has(source, 'output: false', 'hide_output') else [output(o) for o in cell['outputs']])
+    return fence + ([] if has(source, 'output: false', 'hide_output', 'fig-alt: .*') else [output(o) for o in cell['outputs']])
 
 def readme()->str: # the whole of README.md
     "The notebook as one markdown page; links between notebooks get their folder"
