@@ -33,6 +33,7 @@ from .train import *
 from .fine_tune import *
 from .embed import *
 from .takeaway import *
+from .memory import *
 from .plan import *
 from .edges import *
 from .edges_exercises import *

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['check_embeddings', 'info_nce', 'vicreg', 'mlp', 'Siamese', 'siamese_learner']
 
-# %% ../nbs/02_siamese.ipynb #3d6fa45a
+# %% ../nbs/02_siamese.ipynb #a3f4b0f9
 import torch, torch.nn.functional as F
 from torch import nn
 from fastai.learner import Learner
 from fastai.callback import fp16, progress, schedule # they give a Learner its bar, its schedules, its half precision
 from fastcore.basics import patch
 from .core import check_number
+from .memory import KeepMemory
 from .processes import gather, process_rank
 from . import encoders
 from .encoders import create_encoder, feature_dim, pool_features
@@ -110,7 +111,7 @@ class Siamese(nn.Module):
             for i, part in zip(here, self.embed(torch.cat([views[i] for i in here])).chunk(len(here))): z[i] = part
         return tuple(z)
 
-# %% ../nbs/02_siamese.ipynb #31bfecbb
+# %% ../nbs/02_siamese.ipynb #8d36a180
 def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
                     arch, # any timm name or module, or a whole model that makes one batch of embeddings per view
                     loss=info_nce, # a function of two or more batches of embeddings
@@ -127,6 +128,7 @@ def siamese_learner(dls, # fastai `DataLoaders` of pictures, labelled or not
     own = any(isinstance(c, Views) for c in cbs)
     if own and filter is not None: raise ValueError('filter: give it to the `Views` among the callbacks')
     if not own: cbs.insert(0, Views(size, augment, filter=filter))
+    if not any(isinstance(c, KeepMemory) for c in cbs): cbs.append(KeepMemory()) # on a CPU
     model = arch if isinstance(arch, nn.Module) and hasattr(arch, 'encoder') else Siamese(arch, **(model_kwargs or {}))
     return Learner(dls, model, loss_func=loss, cbs=cbs, **kwargs)
 

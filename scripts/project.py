@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-rooms = ['glossary', 'teaching', 'teaching_answers', 'core', 'show', 'explore', 'toy', 'exercise', 'grade', 'recipes', 'pictures', 'lazy', 'pack', 'sources', 'train', 'checkpoint', 'plan', 'fine_tune', 'embed', 'unlabelled', 'takeaway', 'processes', 'distributed', 'sheet', 'report', 'runs', 'ledger', 'measures', 'compare', 'cli'] # notebooks without a chapter number, in reading order
+rooms = ['glossary', 'teaching', 'teaching_answers', 'core', 'show', 'explore', 'toy', 'exercise', 'grade', 'recipes', 'pictures', 'lazy', 'pack', 'sources', 'train', 'checkpoint', 'memory', 'plan', 'fine_tune', 'embed', 'unlabelled', 'takeaway', 'processes', 'distributed', 'sheet', 'report', 'runs', 'ledger', 'measures', 'compare', 'cli'] # notebooks without a chapter number, in reading order
 badge = 'https://colab.research.google.com/assets/colab-badge.svg'
 
 def settings(): # the section of settings.ini, with its %(…)s filled in

@@ -3,7 +3,8 @@ import re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 import mssl.plan as room
-from mssl.plan import largest_that_fits, peak_memory, plan, plan_table, reset_peak, total_memory
+from mssl.memory import peak_memory, reset_peak, total_memory
+from mssl.plan import largest_that_fits, plan, plan_table
 
 TINY = dict(n=128, bs=16, size=16, epochs=10)
 

@@ -19,7 +19,7 @@ PASSES = dict(byol=(2, 2), kway=(2, 2)) # of the encoder a picture: with gradien
 CONVNETS = ('info_nce', 'vicreg', 'byol', 'kway', 'lejepa', 'mscn')
 
 def peak():
-    from mssl.plan import peak_memory
+    from mssl.memory import peak_memory
     return peak_memory(torch.device('cpu'))
 
 def encoder_alone(learn, size, batch, views, half, steps=5):
@@ -43,7 +43,7 @@ def one(arm, size, batch, steps, precision, augment=None):
     "What is measured of one recipe"
     from mssl.compare import parse_arms
     from mssl.data import image_dls
-    from mssl.plan import reset_peak
+    from mssl.memory import reset_peak
     from mssl.recipes import find_recipe, make_parts, recipe_learner
     from mssl.train import make_filter, pick_precision, quiet, set_precision
     from step_cost import Clock
