@@ -78,6 +78,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
                  folder:str='runs/compare', # of the results, one JSON a run; what lies there already is not trained again
                  name:str='', # first part of the files' names
                  keep:str='', # a folder for the run folders, with encoders and reports; empty: they are thrown away
+                 supervised:bool=False, # train the same encoder with labels as well, stored with each run
                 ):
     "Train several recipes with several seeds, in pairs; end with a table and the differences against the first"
     warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr)
@@ -85,7 +86,7 @@ def mssl_compare(arms:str, # in quotes, separated by spaces: a recipe, or with i
         try: seeds = [int(s) for s in seeds.split(',') if s.strip()]
         except ValueError: raise ValueError(f'seeds={seeds!r}: whole numbers separated by commas are needed, such as 0,1,2') from None
         result = compare(arms, data, seeds, folder, [m for m in measures.split(',') if m], name, keep or None, device or None, say=lambda text: print(text, flush=True),
-                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, weights=weights or None, augment=augment or None, filter=filter or None, parts=parts or None, lr=lr or None, precision=precision)
+                         epochs=epochs, bs=bs, size=size, n=n or None, arch=arch or None, weights=weights or None, augment=augment or None, filter=filter or None, parts=parts or None, lr=lr or None, precision=precision, **(dict(supervised=True) if supervised else {}))
     except ValueError as e: sys.exit(f'mssl_compare: {e}')
     except KeyboardInterrupt: sys.exit('mssl_compare: stopped by hand before anything was trained')
     print(f'\n{result!r}')

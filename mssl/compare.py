@@ -135,10 +135,10 @@ def _free_name(arm, seed, name, folder):
     taken = {o.stem for o in Path(folder).glob('*.json')}
     return next(o for o in [s, *(f'{s}-v{i}' for i in range(2, 1000))] if o not in taken)
 
-def _stored(folder, measures):
+def _stored(folder, measures, supervised=False):
     "Runs of a folder that hold the measures, by what identifies them"
     if not Path(folder).is_dir() or not any(Path(folder).glob('*.json')): return {}
-    def whole(r): return r['settings'].get('method') in RECIPES and set(r['settings']) <= {f.name for f in fields(Settings)} and all(m in r['results'].get(k, {}) for m in measures for k in ('encoder', 'untrained'))
+    def whole(r): return r['settings'].get('method') in RECIPES and set(r['settings']) <= {f.name for f in fields(Settings)} and all(m in r['results'].get(k, {}) for m in measures for k in ('encoder', 'untrained', *(['supervised'] if supervised else [])))
     return {str(sorted(identity(r['settings']).items())): r for r in load_runs('*', folder) if whole(r)}
 
 def compare(arms, # as for `parse_arms`; the first is what the others are compared with
@@ -159,7 +159,7 @@ def compare(arms, # as for `parse_arms`; the first is what the others are compar
     for m, f in extra.items(): extra[m] = f or (None if m in ('knn', 'linear') else MEASURES[check_choice('measures', m, ['knn', 'linear', *MEASURES])])
     extra = {m: f for m, f in extra.items() if f}
     if not settings.get('labels', True): raise ValueError('labels=False: arms are compared by measures that need labels')
-    parsed, stored, measures = parse_arms(arms, **{'supervised': False, **settings, 'data': str(data)}), _stored(folder, measures), list(measures)
+    parsed, stored, measures = parse_arms(arms, **{'supervised': False, **settings, 'data': str(data)}), _stored(folder, measures, settings.get('supervised')), list(measures)
     plan = [(a, replace(a.settings, seed=s)) for s in seeds for a in parsed] # seed by seed: after a stop there are pairs
     key = lambda s: str(sorted(identity(asdict(s)).items()))
     todo, done = [p for p in plan if key(p[1]) not in stored], []
@@ -206,5 +206,5 @@ def _result(run, m): return 'nan' if run['results']['encoder'][m] is None else f
 
 def _command(arms, data, seeds, measures, settings):
     words = arms if isinstance(arms, str) else ' '.join(arms)
-    more = ''.join(f' --{k} {v}' for k, v in settings.items() if v is not None and not isinstance(v, bool))
+    more = ''.join(f' --{k} {v}' for k, v in settings.items() if v is not None and not isinstance(v, bool)) + (' --supervised' if settings.get('supervised') else '')
     return f"mssl_compare \"{words}\" --data {data} --seeds {','.join(map(str, seeds))}{more}" + (f" --measures {','.join(measures)}" if measures and measures != ['knn', 'linear'] else '')

@@ -280,6 +280,15 @@ def test_the_command_hands_parts_and_measures_on(monkeypatch):
     mssl.cli.mssl_compare('info_nce')
     assert got[0][0][4] == ['few1', 'box'] and got[0][1]['parts'] == 'masks/fill:zero' and got[1][0][4] == ['knn', 'linear'] and got[1][1]['parts'] is None
 
+def test_with_labels_beside(tmp_path):
+    "The supervised line is measured the same way, its command says so, and runs without it do not count as done"
+    plain = compare('info_nce', seeds=(0,), folder=tmp_path, say=lambda t: None, **TINY)
+    both = [compare('info_nce', seeds=(0,), folder=tmp_path, say=lambda t: None, supervised=True, **TINY) for _ in range(2)]
+    assert 'supervised' not in plain.runs[0]['results'] and not plain.runs[0]['command'].endswith('--supervised')
+    assert set(both[0].runs[0]['results']['supervised']) >= {'knn', 'linear'} and both[0].runs[0]['command'].endswith(' --supervised')
+    assert len(list(tmp_path.glob('*.json'))) == 2, 'trained again once, and then found'
+    assert both[0].runs[0]['results']['encoder'] == plain.runs[0]['results']['encoder'], 'labels change nothing for the encoder'
+
 # --- the command
 
 @pytest.fixture(scope='module')
@@ -325,4 +334,4 @@ def test_the_command_refuses_with_a_sentence(command, tmp_path):
 def test_flags_of_one_word_that_are_settings():
     from mssl.cli import mssl_compare
     flags = set(inspect.signature(mssl_compare).parameters)
-    assert not any('_' in f for f in flags) and set(Settings.__dataclass_fields__) - flags == {'method', 'seed', 'labels', 'supervised'}
+    assert not any('_' in f for f in flags) and set(Settings.__dataclass_fields__) - flags == {'method', 'seed', 'labels'}

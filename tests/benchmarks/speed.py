@@ -178,7 +178,7 @@ def main():
             found.append(in_process('one', arm, size, batch, args.steps, args.precision, augment, threads=args.threads))
             print(line(found[-1]), flush=True)
     if args.save:
-        flags = ' '.join(o for o in sys.argv[1:] if True)
-        Path(args.save, f'{name}.json').write_text(json.dumps(dict(command=f'python tests/benchmarks/speed.py {flags}', device=device_name(torch.device('cpu')), threads=args.threads, results=found), indent=1) + '\n')
+        from mssl.runs import save_run
+        save_run(dict(settings=dict(size=args.size, bs=args.batch, threads=args.threads, precision=args.precision), results=found, minutes=0., device=device_name(torch.device('cpu')), command=f"python tests/benchmarks/speed.py {' '.join(o for o in sys.argv[1:])}".replace(f' --save {args.save}', '')), name, args.save, overwrite=True)
 
 if __name__ == '__main__': main()
