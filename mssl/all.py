@@ -60,6 +60,7 @@ from .toy import *
 from .runs import *
 from .ledger import *
 from .sigreg import *
+from .fast import *
 from .compare import *
 
 # %% ../nbs/all.ipynb #da46ce8f
