@@ -56,7 +56,7 @@ def check_choice(name:str, # the argument's name
     near = difflib.get_close_matches(str(value), [str(o) for o in allowed], n=3)
     hint = f"; did you mean {' or '.join(repr(o) for o in near)}?" if near else ''
     names = ', '.join(str(o) for o in allowed[:30]) + (f', ... ({len(allowed)} names)' if len(allowed) > 30 else '')
-    raise ValueError(f"{name}={value!r} is not known{hint} Allowed: {names}")
+    raise ValueError(f"{name}={value!r} is not known{hint or '.'} Allowed: {names}")
 
 # %% ../nbs/core.ipynb #78ac1202
 def as_size(size, # an int, or (height, width)
