@@ -50,6 +50,7 @@ end
 
 -- a name or a flag does not break at its hyphens
 function Code(el)
+  if #el.text <= 14 and not el.text:find ' ' then el.classes:insert 'word' end -- one word, whole even in a narrow cell on a phone
   if #el.text <= 28 then el.classes:insert 'short'; return el end
 end
 
