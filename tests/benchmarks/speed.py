@@ -14,9 +14,10 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 
 RECIPES = ['info_nce', 'vicreg', 'byol', 'kway', 'lejepa', 'mscn', 'info_nce:parts=crops/boxes:truth', 'info_nce:parts=crops/layer:layer3/threshold:.4',
-           'info_nce:arch=vit_tiny_small', 'mae', 'siamese_im', 'image_text', 'semmim']
+           'mscn:parts=crops/layer:layer3/threshold:.4', 'info_nce:arch=vit_tiny_small', 'mae', 'siamese_im', 'image_text', 'semmim']
 PASSES = dict(byol=(2, 2), kway=(2, 2)) # of the encoder a picture: with gradient, without; two and none otherwise
 CONVNETS = ('info_nce', 'vicreg', 'byol', 'kway', 'lejepa', 'mscn')
+KEPT = dict(MALLOC_MMAP_MAX_='0', MALLOC_TRIM_THRESHOLD_=str(2**31 - 1), MALLOC_TOP_PAD_=str(64 << 20)) # what `mssl.memory.keep_freed_memory` asks for, for a process that does not know it
 
 def peak():
     from mssl.memory import peak_memory
@@ -39,13 +40,14 @@ def encoder_alone(learn, size, batch, views, half, steps=5):
         found.append(statistics.median(times))
     return found
 
-def one(arm, size, batch, steps, precision, augment=None):
+def one(arm, size, batch, steps, precision, views=None):
     "What is measured of one recipe"
     from mssl.compare import parse_arms
     from mssl.data import image_dls
     from mssl.memory import reset_peak
     from mssl.recipes import find_recipe, make_parts, recipe_learner
     from mssl.train import make_filter, pick_precision, quiet, set_precision
+    from mssl.views import AUGMENTS
     from step_cost import Clock
     import mssl.all
     s = parse_arms([arm], size=size, bs=batch, precision=precision)[0].settings
@@ -53,7 +55,7 @@ def one(arm, size, batch, steps, precision, augment=None):
     before = peak()
     torch.manual_seed(0)
     dls, clock = image_dls(s.data, at_most=2 * s.size, bs=s.bs, device='cpu', n=4 * s.bs, seed=0), Clock(steps)
-    learn = recipe_learner(s.method, dls, arch, size=s.size, augment=augment or s.augment, cbs=[*make_parts(s.parts), clock], model_kwargs=dict(img_size=s.size) if arch.startswith('vit') else {}, **(dict(filter=filter) if filter else {}))
+    learn = recipe_learner(s.method, dls, arch, size=s.size, augment=AUGMENTS['scenes'] * views if views else s.augment, cbs=[*make_parts(s.parts), clock], model_kwargs=dict(img_size=s.size) if arch.startswith('vit') else {}, **(dict(filter=filter) if filter else {}))
     set_precision(learn, pick_precision(s.precision, cpu), cpu)
     learn.model.to(cpu, memory_format=torch.channels_last)
     reset_peak(cpu)
@@ -61,23 +63,23 @@ def one(arm, size, batch, steps, precision, augment=None):
     rows = clock.rows[clock.warm:]
     parts = {k.strip(): statistics.median(r.get(k, 0.) for r in rows) for k in rows[-1]}
     step = statistics.median(sum(v for k, v in r.items() if not k.startswith(' ')) for r in rows)
-    found = dict(arm=arm, size=size, batch=batch, precision=precision, step=step, rate=batch / step, memory=peak() - before, parts={k: v / step for k, v in parts.items()})
+    found = dict(arm=arm, size=size, batch=batch, views=learn.views.n, precision=precision, step=step, rate=batch / step, memory=peak() - before, parts={k: v / step for k, v in parts.items()})
     if arm.split(':')[0] in CONVNETS and 'vit' not in arm:
         grad, none = PASSES.get(arm.split(':')[0], (learn.views.n, 0))
         both, forward = encoder_alone(learn, size, batch, 1, precision == 'bf16')
         found.update(encoder=grad * both + none * forward, beside=1 - (grad * both + none * forward) / step)
     return found
 
-def in_process(kind, *args, threads):
+def in_process(kind, *args, threads, **env):
     "The same in a process of its own -> what it prints as JSON"
-    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, kind, json.dumps(args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, kind, json.dumps(args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': str(threads), **env})
     if done.returncode: raise SystemExit(f'{args[0]}: {done.stderr[-1500:]}')
     return json.loads(done.stdout.splitlines()[-1])
 
 def line(r):
     mb, beside = r['memory'] / 2**20, f"{r['beside']:7.1%}" if 'beside' in r else '      -'
     views = r['parts'].get('data and views', 0.)
-    return f"{r['arm']:48} {r['size']:4} px  batch {r['batch']:4}  {1000 * r['step'] / r['batch']:7.2f} ms a picture {r['rate']:8,.0f} /s {mb:8,.0f} MiB   beside the encoder {beside}   views {views:6.1%}, loss {r['parts'].get('loss', 0.):5.1%}"
+    return f"{r['arm']:48} {r['size']:4} px  batch {r['batch']:4}  {r['views']} views  {1000 * r['step'] / r['batch']:7.2f} ms a picture {r['rate']:8,.0f} /s {mb:8,.0f} MiB   beside the encoder {beside}   views {views:6.1%}, loss {r['parts'].get('loss', 0.):5.1%}"
 
 # --- lightly
 
@@ -144,15 +146,16 @@ def lightlys(method, size, batch, n, workers=2):
 
 def beside_lightly(args):
     from importlib.metadata import PackageNotFoundError, version
-    try: print(f"lightly {version('lightly')}, torch {version('torch')}, fastai {version('fastai')}; resnet18 with channels {ARCH['channels']}, {args.size} px, batch {args.batch}, {args.n:,} pictures, both in turn, the best of {args.turns}; lightly with 2 workers, each side with {args.threads} threads")
+    try: print(f"lightly {version('lightly')}, torch {version('torch')}, fastai {version('fastai')}; resnet18 with channels {ARCH['channels']}, {args.size} px, batch {args.batch}, {args.n:,} pictures, all in turn, the best of {args.turns}; lightly with 2 workers; {args.threads} threads of torch where none are said")
     except PackageNotFoundError as e: raise SystemExit(f'--lightly needs {e.args[0]}: pip install lightly')
     rows = {}
+    sides = {'ours': ('ours', args.threads, {}), 'lightly': ('lightlys', args.threads, {}), 'lightly, 1 thread': ('lightlys', 1, {}), 'lightly, 1 thread, memory kept': ('lightlys', 1, KEPT)}
     for method in ('simclr', 'vicreg'):
-        best = dict(ours=0., lightlys=0.)
+        best = dict.fromkeys(sides, 0.)
         for _ in range(args.turns):
-            for side in best: best[side] = max(best[side], in_process(side, method, args.size, args.batch, args.n, threads=args.threads))
-        rows[method] = {**best, 'ratio': best['ours'] / best['lightlys']}
-        print(f"{method:8} ours {best['ours']:7,.0f} pictures/s   lightly {best['lightlys']:7,.0f}   {rows[method]['ratio']:.2f} times", flush=True)
+            for name, (side, threads, env) in sides.items(): best[name] = max(best[name], in_process(side, method, args.size, args.batch, args.n, threads=threads, **env))
+        rows[method] = best
+        print(f"{method:8}" + '   '.join(f"{name} {v:,.0f} pictures/s" + (f" ({best['ours'] / v:.2f} times)" if name != 'ours' else '') for name, v in best.items()), flush=True)
     return rows
 
 def main():
@@ -171,11 +174,11 @@ def main():
     print(machine())
     if args.lightly: name, found = 'speed-lightly', beside_lightly(args)
     else:
-        if args.cost: jobs = [('info_nce', s, b, v) for s, b, v in ((32, 64, None), (32, 256, None), (64, 64, None), (64, 256, None), (128, 64, None))]
+        if args.cost: jobs = [('info_nce', s, b, v) for s, b, v in ((32, 64, 2), (32, 256, 2), (64, 64, 2), (64, 256, 2), (128, 64, 2), (32, 64, 3), (32, 64, 4))]
         else: jobs = [(o, args.size, args.batch, None) for o in args.recipes]
         name, found = 'speed-cost' if args.cost else 'speed', []
-        for arm, size, batch, augment in jobs:
-            found.append(in_process('one', arm, size, batch, args.steps, args.precision, augment, threads=args.threads))
+        for arm, size, batch, views in jobs:
+            found.append(in_process('one', arm, size, batch, args.steps, args.precision, views, threads=args.threads))
             print(line(found[-1]), flush=True)
     if args.save:
         from mssl.runs import save_run
