@@ -14,7 +14,7 @@ from .recipes import add_recipe
 from .siamese import info_nce, siamese_learner
 from .views import AUGMENTS, Augment
 
-# %% ../nbs/12b_fast.ipynb #5188c5d9
+# %% ../nbs/12b_fast.ipynb #d0fd021c
 class Compile(Callback):
     "Training passes of the encoder through `torch.compile`, on a GPU and in a long run"
     order = -50
@@ -28,15 +28,16 @@ class Compile(Callback):
     def before_fit(self):
         p = next(self._encoder().parameters(), torch.empty(0))
         self.on = p.device.type in self.devices and self.n_epoch * len(self.dls.train) >= self.steps
-    def before_batch(self):
-        if not (self.on and self.training): return
+    def before_train(self):
+        if not self.on: return
         encoder = self._encoder()
         if getattr(self, 'made', None) is None or self.of is not encoder: self.of, self.made = encoder, torch.compile(encoder.forward, **{**dict(dynamic=False), **self.kwargs})
         encoder.forward = self.made
-    def after_pred(self): self._encoder().__dict__.pop('forward', None) # the plain module for everybody else, also if the training breaks off
+    def after_train(self): self._encoder().__dict__.pop('forward', None)
+    def after_fit(self): self.after_train() # a training that was broken off
     def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('made', 'of')} # a compiled function cannot be pickled
 
-# %% ../nbs/12b_fast.ipynb #8cb24823
+# %% ../nbs/12b_fast.ipynb #f2de75c3
 def crop_views(augment, # a name in `views.AUGMENTS`, an `Augment` or a sequence of them: how large views are made
                size, # pixels of the large views, an int or (height, width)
                crops:int=2, # small ones
@@ -45,7 +46,7 @@ def crop_views(augment, # a name in `views.AUGMENTS`, an `Augment` or a sequence
     "Two large crops and several small ones (SwAV, section 3.2)"
     check_number('crops', crops, 0, integer=True)
     base = AUGMENTS[augment] if isinstance(augment, str) and augment in AUGMENTS else (augment,) if isinstance(augment, Augment) else augment
-    if not isinstance(base, (tuple, list)) or not base or not all(isinstance(o, Augment) for o in base): raise ValueError(f"augment={augment!r}: one of {', '.join(AUGMENTS)} or an Augment is needed")
+    if isinstance(base, str) or not all(isinstance(o, Augment) for o in base): raise ValueError(f"augment={augment!r}: one of {', '.join(AUGMENTS)} or an Augment is needed")
     h, w = (size, size) if isinstance(size, int) else size
     return (base[0], base[min(1, len(base) - 1)]) + crops * (replace(base[-1], scale=scale, size=(max(1, h // 2), max(1, w // 2))),)
 

@@ -12,6 +12,7 @@ import argparse, json, statistics, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
+from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import set_seed
 import mssl.all  # noqa: F401  (every module enters its recipes)
 from mssl.data import image_dls
@@ -21,7 +22,6 @@ from mssl.recipes import find_recipe, recipe_learner
 from mssl.runs import save_run
 from mssl.train import device_name, measure, pick_precision, set_precision
 sys.path.append(str(Path(__file__).parent))
-from step_cost import Clock
 from views_speed import machine
 
 class Curve(KNNGauge):
@@ -57,20 +57,30 @@ class Way:
     channels_last:bool=False; half:bool=False; keep:bool=False; compiled:bool=False
 WAYS = {'as it comes': Way(), '+ channels last': Way(True), '+ half precision': Way(True, True), '+ memory kept': Way(True, True, True), '+ compiled': Way(True, True, True, True)}
 
+class Steps(Callback):
+    "Seconds of each training step after the first; no hooks, which a compiled encoder would stumble over"
+    order = 100
+    def __init__(self, warm, count): self.warm, self.count, self.seconds, self.then = warm, count, [], None
+    def after_batch(self):
+        if not self.training: return
+        if self.dls.device.type == 'cuda': torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self.then is not None: self.seconds.append(now - self.then)
+        self.then = now
+        if len(self.seconds) >= self.warm + self.count: raise CancelFitException
+
 def rate(way, device, arch, bs, steps=8):
     "Pictures a second: the median step of a training that goes this way"
     from mssl.fast import Compile
     keep_freed_memory(False)
     torch.manual_seed(0)
-    dls, clock = image_dls('scenes', bs=bs, device=device, n=4 * bs, seed=0), Clock(steps)
-    clock.warm = 12 if way.compiled else 5
+    dls, clock = image_dls('scenes', bs=bs, device=device, n=40 * bs, seed=0), Steps(5, steps)
     learn = recipe_learner('info_nce', dls, arch, size=32, augment='small', cbs=[clock, *([Compile(steps=1, devices=('cuda', 'cpu'))] if way.compiled else [])])
     if not way.keep: learn.remove_cb(KeepMemory)
     if way.half: set_precision(learn, 'bf16' if device.type == 'cpu' else pick_precision('auto', device), device)
     learn.model.to(device, **(dict(memory_format=torch.channels_last) if way.channels_last else {}))
     with learn.no_bar(), learn.no_logging(): learn.fit(1000, 1e-4) # stops after so many steps
-    rows = clock.rows[clock.warm:]
-    return bs / statistics.median(sum(v for k, v in r.items() if not k.startswith(' ')) for r in rows)
+    return bs / statistics.median(clock.seconds[clock.warm:])
 
 def parts(args, device):
     best = dict.fromkeys(WAYS, 0.)

@@ -63,7 +63,7 @@ def one(arm, size, batch, steps, precision, views=None):
     rows = clock.rows[clock.warm:]
     parts = {k.strip(): statistics.median(r.get(k, 0.) for r in rows) for k in rows[-1]}
     step = statistics.median(sum(v for k, v in r.items() if not k.startswith(' ')) for r in rows)
-    found = dict(arm=arm, size=size, batch=batch, views=learn.views.n, precision=precision, step=step, rate=batch / step, memory=peak() - before, parts={k: v / step for k, v in parts.items()})
+    found = dict(arm=arm, steps=steps, size=size, batch=batch, views=learn.views.n, precision=precision, step=step, rate=batch / step, memory=peak() - before, parts={k: v / step for k, v in parts.items()})
     if arm.split(':')[0] in CONVNETS and 'vit' not in arm:
         grad, none = PASSES.get(arm.split(':')[0], (learn.views.n, 0))
         both, forward = encoder_alone(learn, size, batch, 1, precision == 'bf16')
