@@ -82,5 +82,5 @@ def test_the_pipeline_leads_to_chapters():
     nb = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))
     page = next(''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if '<svg' in ''.join(o.get('data', {}).get('text/html', '')))
     links = re.findall(r'<a href="([^"]+)"', page)
-    assert len(links) == 9 and all((root/'nbs'/o).exists() for o in links) and 'aria-label' in page and 'currentColor' in page
+    assert len(links) == 12 and all((root/'nbs'/o).exists() for o in links) and 'aria-label' in page and 'currentColor' in page
     assert min(map(float, re.findall(r'font-size="([\d.]+)"', page))) >= 10.5, 'at 390 px a unit of the drawing is about a pixel'

@@ -27,7 +27,7 @@ from views_speed import machine
 class Curve(KNNGauge):
     "20-NN after every epoch, beside the minutes of training until then"
     def before_fit(self): super().before_fit(); self.curve, self.seconds = [], 0.
-    def before_train(self): self.started = time.perf_counter()
+    def before_train(self): super().before_train(); self.started = time.perf_counter()
     def after_train(self):
         if self.dls.device.type == 'cuda': torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.started
