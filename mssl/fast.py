@@ -28,13 +28,12 @@ class Compile(Callback):
     def before_fit(self):
         p = next(self._encoder().parameters(), torch.empty(0))
         self.on = p.device.type in self.devices and self.n_epoch * len(self.dls.train) >= self.steps
-    def before_train(self):
-        if not self.on: return
+    def before_batch(self):
+        if not (self.on and self.training): return
         encoder = self._encoder()
         if getattr(self, 'made', None) is None or self.of is not encoder: self.of, self.made = encoder, torch.compile(encoder.forward, **{**dict(dynamic=False), **self.kwargs})
         encoder.forward = self.made
-    def after_train(self): self._encoder().__dict__.pop('forward', None)
-    def after_fit(self): self.after_train() # a training that was broken off
+    def after_pred(self): self._encoder().__dict__.pop('forward', None) # the plain module for everybody else, also if the training breaks off
     def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('made', 'of')} # a compiled function cannot be pickled
 
 # %% ../nbs/12b_fast.ipynb #f2de75c3
@@ -46,7 +45,7 @@ def crop_views(augment, # a name in `views.AUGMENTS`, an `Augment` or a sequence
     "Two large crops and several small ones (SwAV, section 3.2)"
     check_number('crops', crops, 0, integer=True)
     base = AUGMENTS[augment] if isinstance(augment, str) and augment in AUGMENTS else (augment,) if isinstance(augment, Augment) else augment
-    if isinstance(base, str) or not all(isinstance(o, Augment) for o in base): raise ValueError(f"augment={augment!r}: one of {', '.join(AUGMENTS)} or an Augment is needed")
+    if not isinstance(base, (tuple, list)) or not base or not all(isinstance(o, Augment) for o in base): raise ValueError(f"augment={augment!r}: one of {', '.join(AUGMENTS)} or an Augment is needed")
     h, w = (size, size) if isinstance(size, int) else size
     return (base[0], base[min(1, len(base) - 1)]) + crops * (replace(base[-1], scale=scale, size=(max(1, h // 2), max(1, w // 2))),)
 
@@ -60,6 +59,6 @@ def crops_info_nce(*z:torch.Tensor, # embeddings [n,d] of each view, the two lar
 # %% ../nbs/12b_fast.ipynb #9ca48c33
 def _fast(dls, arch, size=None, augment='small', crops=0, steps=2000, cbs=(), model_kwargs=None, **kwargs):
     if crops and size is None: raise ValueError(f'size=None: the pixels of the views are needed for crops={crops}, small ones have half of them')
-    return siamese_learner(dls, arch, crops_info_nce, size=size, augment=crop_views(augment, size, crops), cbs=[*([] if any(isinstance(c, Compile) for c in cbs) else [Compile(steps)]), *cbs], model_kwargs=model_kwargs, **kwargs)
+    return siamese_learner(dls, arch, crops_info_nce, size=size, augment=crop_views(augment, size, crops) if crops else augment, cbs=[*([] if any(isinstance(c, Compile) for c in cbs) else [Compile(steps)]), *cbs], model_kwargs=model_kwargs, **kwargs)
 
 add_recipe('fast', _fast, 'InfoNCE, compiled on a GPU, small crops if asked for', 'SimCLR, Chen et al. 2020; small crops: SwAV, Caron et al. 2020, section 3.2', arch='resnet18_small');

@@ -16,6 +16,8 @@ def made(seed=0, knn=.6, untrained=.2, valid=2000, **more):
 
 # --- the files
 
+LEARNED_NOTHING = {'together-image_text-filter=high_pass_parts=textmasks_mode-weighted-0'} # a combination that chapter 12 reports as failed
+
 @pytest.mark.parametrize('path', sorted(STORED.glob('*.json')), ids=lambda p: p.stem)
 def test_every_stored_run_can_be_read_and_made_again(path):
     r, = load_runs(path.stem)
@@ -24,7 +26,9 @@ def test_every_stored_run_can_be_read_and_made_again(path):
     assert r.command.startswith(('mssl_train --data ', 'mssl_compare ', 'python '))
     # painting drawn pictures leaves the neighbours a little worse (chapter 09); beside captions of several objects the label is that of one of them, which the picture alone cannot tell
     rises = {'mae': 'linear', 'image_text': 'caption1', 'semmim': 'caption1'}.get(r.setting('method'), 'knn')
-    assert 0 <= r.value(f'untrained.{rises}') < r.value(rises) <= 1 and 0 <= r.value('knn') <= 1 and r.value('knn') == r['results']['encoder']['knn']
+    rose = 0 <= r.value(f'untrained.{rises}') < r.value(rises) <= 1
+    assert rose or r.name in LEARNED_NOTHING and r.value(rises) < .01
+    assert 0 <= r.value('knn') <= 1 and r.value('knn') == r['results']['encoder']['knn']
     assert '/' not in r.setting('data').strip('/'), 'a folder of the machine that trained is nobody\'s business'
 
 def test_names_and_near_misses():
