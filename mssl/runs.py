@@ -229,8 +229,9 @@ class Table:
         return '\n'.join(lines + [''] + [f'{k}: {v}' for k, v in self.facts] + self.commands)
 
     def _repr_html_(self):
-        side = ['left;min-width:6em;overflow-wrap:anywhere'] + ['right;white-space:nowrap'] * (len(self.rows[0]) - 1)
-        def cell(tag, v, i): return f'<{tag} style="text-align:{side[i]};padding:.2em .8em .2em 0;border-bottom:1px solid #8886">{html.escape(str(v))}</{tag}>'
+        side = ['left;min-width:6em'] + ['right;white-space:nowrap'] * (len(self.rows[0]) - 1)
+        def word(v): return re.sub('([:,/=])(?=.)', r'\1<wbr>', html.escape(str(v))) # a long arm breaks between its parts, never within a word
+        def cell(tag, v, i): return f'<{tag} style="text-align:{side[i]};padding:.2em .8em .2em 0;border-bottom:1px solid #8886">{word(v) if i == 0 else html.escape(str(v))}</{tag}>'
         body = ''.join('<tr>' + ''.join(cell('td' if r else 'th', v, i) for i, v in enumerate(row)) + '</tr>' for r, row in enumerate(self.rows))
         facts = '<br>'.join(html.escape(f'{k}: {v}') for k, v in self.facts)
         again = f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8em">{html.escape(chr(10).join(self.commands))}</pre>'

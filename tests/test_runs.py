@@ -140,6 +140,7 @@ def test_a_table_carries_what_it_depends_on():
         for word in ('data: scenes', 'encoder: resnet10_tiny', 'epochs: 2 (info_nce); 5 (vicreg)', 'batch: 64', 'seeds: 0, 1, 2', 'device: a laptop', 'minutes a run: 1.50', 'mssl_train --data scenes'): assert word in text, word
     assert 'overflow-x:auto' in t._repr_html_(), 'a wide table scrolls on a phone'
     assert '<b>' not in run_table([made(settings=dict(method='<b>'))], columns=['knn'])._repr_html_()
+    assert 'info_nce:<wbr>parts=<wbr>crops/<wbr>layer' in run_table([made(settings=dict(method='info_nce:parts=crops/layer'))], columns=['knn'])._repr_html_(), 'a long name breaks between its parts'
 
 def test_rows_do_not_mix():
     with pytest.raises(ValueError, match='two runs of one seed'): run_table([made(0), made(0, settings=dict(epochs=5))])

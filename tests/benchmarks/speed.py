@@ -164,7 +164,7 @@ def main():
         print(json.dumps(globals()[sys.argv[1]](*json.loads(sys.argv[2])))); return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--recipes', nargs='+', default=RECIPES, help='as for mssl_compare')
-    for name, value, text in (('size', None, 'pixels of the views; 64, beside lightly 32'), ('batch', 256, 'pictures'), ('steps', 8, 'that count'), ('threads', 2, "torch's"), ('n', 5120, 'pictures of an epoch beside lightly'), ('turns', 2, 'beside lightly')): parser.add_argument(f'--{name}', type=int, default=value, help=text)
+    for name, value, text in (('size', None, 'pixels of the views; 64, beside lightly 32'), ('batch', 256, 'pictures'), ('steps', 12, 'that count'), ('threads', 2, "torch's"), ('n', 5120, 'pictures of an epoch beside lightly'), ('turns', 2, 'beside lightly')): parser.add_argument(f'--{name}', type=int, default=value, help=text)
     parser.add_argument('--precision', default='fp32', help='fp32 or bf16')
     parser.add_argument('--cost', action='store_true', help='what batch, size and views cost'), parser.add_argument('--lightly', action='store_true', help='beside lightly')
     parser.add_argument('--save', default='', help='a folder for the JSON, such as mssl/stored/measured')
