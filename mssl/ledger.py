@@ -12,7 +12,7 @@ import fnmatch, html, json
 from dataclasses import dataclass
 from matplotlib.patches import Rectangle
 from .core import check_choice
-from .runs import STORED, above_untrained, claim_row, interval, load_runs, verdict
+from .runs import STORED, above_untrained, claim_row, interval, load_runs, run_commands, verdict
 from .sheet import Sheet
 
 # %% ../nbs/ledger.ipynb #3532d22b
@@ -66,7 +66,7 @@ class Compared:
         able = half is not None and abs(mean) > half and min(above_untrained(o, self.less) for o in (a, b)) >= 3
         return dict(claim=self.claim, verdict='not testable here' if not able else 'held' if (mean > 0) == self.higher else 'did not hold', measured=self.what, difference=_said(mean, half), seeds=len(d))
 
-    def commands(self, runs): return list(dict.fromkeys(r.command for r in self.a.among(runs) + self.b.among(runs)))
+    def commands(self, runs): return run_commands(self.a.among(runs) + self.b.among(runs))
 
 @dataclass(frozen=True)
 class Measured:

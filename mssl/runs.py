@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORED', 'NEEDED', 'KEPT', 'Run', 'load_runs', 'code_version', 'as_run', 'save_run', 'student_t', 'interval',
-           'Paired', 'paired', 'Verdict', 'above_untrained', 'verdict', 'claim_row', 'Table', 'grouped', 'run_table',
-           'plot_curves', 'plot_seeds', 'run_number']
+           'Paired', 'paired', 'Verdict', 'above_untrained', 'verdict', 'claim_row', 'Table', 'grouped', 'run_commands',
+           'run_table', 'plot_curves', 'plot_seeds', 'run_number']
 
 # %% ../nbs/runs.ipynb #56c2faa4
 import fnmatch, html, json, math, re, shlex, subprocess
@@ -258,6 +258,15 @@ def _facts(groups):
     times = [r['minutes'] for rs in groups.values() for r in rs]
     return facts + [('minutes a run', ' to '.join(dict.fromkeys(_said(t) for t in (min(times), max(times)))))]
 
+def run_commands(runs, # of `load_runs`
+                )->list: # lines
+    "The commands that make these runs again; those that differ in `--seeds` only are one line"
+    found = {} # what stands before and after the seeds -> seeds
+    for r in runs:
+        before, seeds, after = (re.split(r'(?<=--seeds )([\d,]+)', r.command, maxsplit=1) + [None, ''])[:3]
+        found.setdefault((before, after), set()).update(int(s) for s in (seeds or '').split(',') if s)
+    return [before + ','.join(map(str, sorted(seeds))) + after for (before, after), seeds in found.items()]
+
 def run_table(runs, # of `load_runs`
               rows='method', # what makes a row: a setting ('data', 'arm', 'epochs', ...) or a function of a run
               columns=('knn', 'linear'), # paths as for `Run.value`, or a dict: title -> path
@@ -269,7 +278,7 @@ def run_table(runs, # of `load_runs`
         mean, half = interval([r.value(path) for r in rs])
         return _said(mean) + (f' ± {_said(half)}' if half is not None else '')
     body = [[g, *(cell(rs, p) for p in columns.values()), len(rs)] for g, rs in groups.items()]
-    again = list(dict.fromkeys(rs[0].command + ('' if len(rs) == 1 or 'command' in rs[0] else f"  # seeds {', '.join(str(r.setting('seed')) for r in rs)}") for rs in groups.values()))
+    again = list(dict.fromkeys(line for rs in groups.values() for line in (run_commands(rs) if 'command' in rs[0] else [rs[0].command + (f"  # seeds {', '.join(str(r.setting('seed')) for r in rs)}" if len(rs) > 1 else '')])))
     return Table([['' if callable(rows) else rows, *columns, 'seeds'], *body], _facts(groups), again)
 
 # %% ../nbs/runs.ipynb #7b962a7d

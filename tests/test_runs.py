@@ -2,7 +2,7 @@
 import json, math, re, sys
 from pathlib import Path
 import pytest
-from mssl.runs import STORED, Run, above_untrained, as_run, claim_row, code_version, grouped, interval, load_runs, paired, plot_curves, plot_seeds, run_number, run_table, save_run, student_t, verdict
+from mssl.runs import STORED, Run, above_untrained, as_run, claim_row, code_version, grouped, interval, load_runs, paired, plot_curves, plot_seeds, run_commands, run_number, run_table, save_run, student_t, verdict
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / 'scripts'))
@@ -131,6 +131,13 @@ def test_three_standard_errors_count_pictures_too():
     assert above_untrained([made(0, .1, .2)]) < 0
 
 # --- tables and curves
+
+def test_runs_that_differ_in_their_seed_only_are_made_by_one_command():
+    line = lambda arm, seeds: Run(dict(settings={}, results={}, command=f'mssl_compare "{arm}" --seeds {seeds} --epochs 6'))
+    assert run_commands([line('mscn', '0'), line('byol', '0'), line('mscn', '2,1'), line('byol', '0')]) == ['mssl_compare "mscn" --seeds 0,1,2 --epochs 6', 'mssl_compare "byol" --seeds 0 --epochs 6']
+    assert run_commands([Run(dict(command='mssl_train --seed 3'))]) == ['mssl_train --seed 3']
+    stored = load_runs('together-mscn-[0-2]')
+    assert len(run_commands(stored)) == 1 and '--seeds 0,1,2 ' in run_table(stored, rows='arm', columns=['knn']).commands[0]
 
 def test_a_table_carries_what_it_depends_on():
     runs = [made(s, .6 + .01 * s, settings=dict(method=m, epochs=e)) for m, e in (('info_nce', 2), ('vicreg', 5)) for s in (0, 1, 2)]

@@ -33,7 +33,7 @@ class Curve(KNNGauge):
         self.seconds += time.perf_counter() - self.started
     def measure(self):
         super().measure()
-        if 'knn' in self.values: self.curve.append(dict(minutes=self.seconds / 60, knn=float(self.values['knn']), loss=float(self.recorder.values[-1][0]) if self.recorder.values else None))
+        if 'knn' in self.values: self.curve.append(dict(minutes=self.seconds / 60, knn=float(self.values['knn'])))
 
 def trained(args, device):
     "A Learner after its training, and its curve"
