@@ -48,7 +48,7 @@ MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2 # of glibc's malloc.h
 _usual = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 << 10, TOP_PAD: 128 << 10}
 _kept = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 << 20}
 
-def keep_freed_memory(on:bool=True, # False: hand freed memory back at once, as usual
+def keep_freed_memory(on:bool=True, # False: hand freed memory back at once, as usual; a kept piece between others stays with the process, and is used again
                      )->bool: # did the C library take it? False where it is not glibc
     "Keep freed memory for this process's next tensors instead of handing it back to the system"
     if not sys.platform.startswith('linux'): return False

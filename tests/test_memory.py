@@ -9,15 +9,15 @@ COUNT = '''
 import resource, sys, torch
 from mssl.memory import keep_freed_memory
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def made():
-    for _ in range(5): torch.ones(16 << 20).add_(1)
+def made(n=16 << 20): # 64 MiB
+    for _ in range(5): torch.ones(n).add_(1)
     start = faults()
-    for _ in range(10): torch.ones(16 << 20).add_(1) # 64 MiB each
+    for _ in range(10): torch.ones(n).add_(1)
     return (faults() - start) // 10
 usual = made()
 taken = keep_freed_memory()
 kept = made()
-print(int(taken), usual, kept, int(keep_freed_memory(False)), made())
+print(int(taken), usual, kept, int(keep_freed_memory(False)), made(64 << 20)) # larger than any piece that may still be kept
 '''
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc only')
