@@ -62,6 +62,14 @@ class Browser:
         if 'exceptionDetails' in answer: raise RuntimeError(str(answer['exceptionDetails']))
         return answer['result'].get('value')
 
+    def until(self, holds, seconds=10):
+        "Whether `holds()` becomes true in time; what a finger or a key sets off may come after the answer to it"
+        end = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > end: return False
+            time.sleep(.02)
+        return True
+
     def key(self, key, code):
         for kind in ('keyDown', 'keyUp'): self.send('Input.dispatchKeyEvent', type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
