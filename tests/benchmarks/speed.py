@@ -173,6 +173,7 @@ def main():
     from views_speed import machine
     from mssl.train import device_name
     print(machine())
+    start = time.perf_counter()
     if args.lightly: name, found = 'speed-lightly', beside_lightly(args)
     else:
         if args.cost: jobs = [('info_nce', s, b, v) for s, b, v in ((32, 64, 2), (32, 256, 2), (64, 64, 2), (64, 256, 2), (128, 64, 2), (32, 64, 3), (32, 64, 4))]
@@ -183,6 +184,6 @@ def main():
             print(line(found[-1]), flush=True)
     if args.save:
         from mssl.runs import save_run
-        save_run(dict(settings=dict(size=args.size, bs=args.batch, threads=args.threads, precision=args.precision), results=found, minutes=0., device=device_name(torch.device('cpu')), command=f"python tests/benchmarks/speed.py {' '.join(o for o in sys.argv[1:])}".replace(f' --save {args.save}', '')), name, args.save, overwrite=True)
+        save_run(dict(settings=dict(size=args.size, bs=args.batch, threads=args.threads, precision=args.precision), results=found, minutes=round((time.perf_counter() - start) / 60, 1), device=device_name(torch.device('cpu')), command=f"python tests/benchmarks/speed.py {' '.join(o for o in sys.argv[1:])}".replace(f' --save {args.save}', '')), name, args.save, overwrite=True)
 
 if __name__ == '__main__': main()
