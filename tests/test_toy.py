@@ -211,9 +211,8 @@ def test_a_screen_reader_hears_the_numbers_once_they_rest(browser, page):
     open_page(browser, page)
     press(browser, 'button[value=grid]')
     raw, filtered = state(browser)['ratios']
-    time.sleep(1)
-    heard = browser.js("document.querySelector('.mssl-said').textContent")
-    assert heard == f'No filter: the outline is {raw:.1f} times as strong as the photo’s own edges; Filter, then mask: the outline is {filtered:.1f} times as strong as the photo’s own edges.'
+    wanted = f'No filter: the outline is {raw:.1f} times as strong as the photo’s own edges; Filter, then mask: the outline is {filtered:.1f} times as strong as the photo’s own edges.'
+    assert browser.until(lambda: browser.js("document.querySelector('.mssl-said').textContent") == wanted), wanted
     labels = browser.js("[...document.querySelectorAll('.mssl-toy canvas')].slice(0,4).map(e=>e.getAttribute('aria-label'))")
     assert 'A cat <3' in labels[0] and f'{filtered:.1f} times' in labels[3] and browser.js("document.querySelector('.mssl-said').getAttribute('aria-live')") == 'polite'
 
