@@ -67,42 +67,62 @@ class SemMIM(ImageText):
         if guided and by == 'attention' and not fuses: raise ValueError(f'mask={mask!r}, by={by!r}: where words look is learned by matching or guessing, which are off; give mask="random"')
         if guided and by != 'attention' and not contrast: raise ValueError(f'mask={mask!r}, by={by!r}: how like patch and caption are is learned by the contrast, which is off; give mask="random"')
         super().__init__(arch, words, **kwargs)
-        vit, width, heads = self.encoder, self.text.width, self.look.heads
+        vit = self.encoder
         if agreement and not vit.num_prefix_tokens: raise ValueError('agreement=True: an encoder with a [CLS] token is needed')
         if not 0 <= start <= len(vit.blocks): raise ValueError(f'start={start}: a block from 1 to {len(vit.blocks)} is needed, or 0')
-        D, its_heads = vit.embed_dim, vit.blocks[0].attn.num_heads
         self.settings |= dict(target=target, shared=shared, agreement=agreement, views=views, start=start, inject=inject, local=local, mask=mask, by=by, contrast=contrast, matching=matching, guessing=guessing, ratio=ratio, spread=spread, warmup=warmup, k=k, hidden=hidden,
                               bottleneck=bottleneck, student_temperature=student_temperature, teacher_temperature=teacher_temperature, centre_momentum=centre_momentum, fusion=fusion)
         for o in ('target', 'shared', 'agreement', 'views', 'start', 'inject', 'local', 'contrast', 'matching', 'guessing', 'ratio', 'spread', 'warmup', 'student_temperature', 'teacher_temperature', 'centre_momentum'): setattr(self, o, self.settings[o])
         self.mode, self.by, self.hides, self.guided = mask, by, hides, guided
-        # everything is made, in one order, and what is off is taken away: with one seed all arms start with the same weights
-        self.layers = nn.ModuleList(FusionLayer(width, D, heads, its_heads) for _ in range(fusion))
-        self.match = nn.Linear(width, 2)
-        self.mask_token = nn.Parameter(torch.randn(D) * .02)
-        self.head, self.patch_head = GroupHead(D, k, hidden, bottleneck), GroupHead(D, k, hidden, bottleneck)
-        self.entries = nn.ModuleList(Attend(D, width, its_heads) for _ in vit.blocks)[start - 1 if start else len(vit.blocks):]
-        self.paint = nn.Linear(D, vit.patch_embed.patch_size[0] * vit.patch_embed.patch_size[1] * vit.patch_embed.proj.weight.shape[1])
-        self.register_buffer('centre', torch.zeros(2, k)) # mean scores of the teacher: of [CLS], of patches
-        spaced = target == 'space'
-        needed = dict(to_image=contrast, to_text=contrast, log_temperature=contrast, look=fuses, layers=fuses, guess=guessing, match=matching, mask_token=hides, entries=bool(start), paint=target == 'pixels',
-                      head=agreement or (spaced and shared), patch_head=spaced and not (shared and (agreement or spaced)), centre=agreement or spaced)
-        for name, there in needed.items():
-            if not there: delattr(self, name)
-        if not (contrast or fuses or start or guided): del self.text
-        self.teacher = Teacher(self.followed()) if agreement or spaced or guided else None
+        self.make_parts(k, hidden, bottleneck, fusion)
+        self.teacher = Teacher(self.followed()) if agreement or target == 'space' or guided else None
 
-    def followed(self): # what has a teacher, as far as it is there and asked
-        likeness, looks = self.guided and self.by != 'attention', self.inject or self.guided and self.by == 'attention'
-        ask = dict(encoder=True, head=True, patch_head=True, text=self.guided or self.inject, to_image=likeness, to_text=likeness, look=looks, layers=self.inject)
-        return nn.ModuleDict({k: (self.layers[:1] if k == 'layers' else getattr(self, k)) for k, there in ask.items() if there and hasattr(self, k)})
-    def follow(self, momentum):
-        if self.teacher is not None: self.teacher.follow(self.followed(), momentum)
     def read(self, x): return encode_visible(self.encoder, x) # [B,prefix+L,D], [CLS] first; no caption ever comes here
     def embed(self, x):
         if not self.contrast: raise ValueError('contrast=False: this model has no space that pictures and captions share')
         return super().embed(x)
     @property
     def parts(self): return [name for name, there in dict(contrast=self.contrast, matching=self.matching, guessing=self.guessing, agreement=self.agreement, hidden=self.hides).items() if there]
+
+# %% ../nbs/11_semmim.ipynb #b31d0c55
+@patch
+def make_parts(self:SemMIM,
+               k:int, # groups
+               hidden:int, # units of a head's hidden layer
+               bottleneck:int, # dimensions in which the groups lie
+               fusion:int, # layers in which words and patches meet, beside `look`
+              ):
+    "Heads, layers in which words and patches meet, mask token; what the settings switch off is taken away again"
+    vit, width, heads = self.encoder, self.text.width, self.look.heads
+    D, its_heads = vit.embed_dim, vit.blocks[0].attn.num_heads
+    self.layers = nn.ModuleList(FusionLayer(width, D, heads, its_heads) for _ in range(fusion))
+    self.match = nn.Linear(width, 2)
+    self.mask_token = nn.Parameter(torch.randn(D) * .02)
+    self.head, self.patch_head = GroupHead(D, k, hidden, bottleneck), GroupHead(D, k, hidden, bottleneck)
+    self.entries = nn.ModuleList(Attend(D, width, its_heads) for _ in vit.blocks)[self.start - 1 if self.start else len(vit.blocks):]
+    self.paint = nn.Linear(D, vit.patch_embed.patch_size[0] * vit.patch_embed.patch_size[1] * vit.patch_embed.proj.weight.shape[1])
+    self.register_buffer('centre', torch.zeros(2, k)) # mean scores of the teacher: of [CLS], of patches
+    fuses, spaced = self.matching or self.guessing, self.target == 'space'
+    needed = dict(to_image=self.contrast, to_text=self.contrast, log_temperature=self.contrast, look=fuses, layers=fuses, guess=self.guessing, match=self.matching, mask_token=self.hides, entries=bool(self.start), paint=self.target == 'pixels',
+                  head=self.agreement or (spaced and self.shared), patch_head=spaced and not self.shared, centre=self.agreement or spaced)
+    for name, there in needed.items():
+        if not there: delattr(self, name)
+    if not (self.contrast or fuses or self.start or self.guided): del self.text
+
+# %% ../nbs/11_semmim.ipynb #b31d0c56
+@patch
+def followed(self:SemMIM)->nn.ModuleDict: # name -> module
+    "What has a teacher, as far as it is there and asked"
+    likeness, looks = self.guided and self.by != 'attention', self.inject or self.guided and self.by == 'attention'
+    ask = dict(encoder=True, head=True, patch_head=True, text=self.guided or self.inject, to_image=likeness, to_text=likeness, look=looks, layers=self.inject)
+    return nn.ModuleDict({k: (self.layers[:1] if k == 'layers' else getattr(self, k)) for k, there in ask.items() if there and hasattr(self, k)})
+
+@patch
+def follow(self:SemMIM,
+           momentum:float, # share of its old weights that the teacher keeps, 0 to 1
+          ):
+    "The teacher's weights come a little nearer to the student's"
+    if self.teacher is not None: self.teacher.follow(self.followed(), momentum)
 
 # %% ../nbs/11_semmim.ipynb #76e63a51
 def head_of(net, patches): # a model or what its teacher copies; True: for patches, False: for [CLS]
